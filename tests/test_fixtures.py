@@ -1,0 +1,145 @@
+"""What the other tests rely on: the fixtures freeze, cut and drop, and leave nothing behind."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import Influxd, wait_until
+from proxy import Fate, Proxy
+
+TEN_POINTS = "\n".join(f"requests requests_number=1i {time}" for time in range(1, 11))
+
+
+@pytest.fixture
+def influx(influxd) -> Influxd:
+    influx = influxd()
+    influx.query("CREATE DATABASE math_server")
+    return influx
+
+
+class Client:
+    """Asks one thing after the other, over a connection that stays open for as long as it can."""
+
+    def __init__(self, port: int) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.connection.close()
+
+    def ping(self) -> int | None:
+        return self.request("GET", "/ping")
+
+    def write(self) -> int | None:
+        return self.request("POST", "/write?db=math_server", TEN_POINTS)
+
+    def request(self, method: str, path: str, body: str | None = None) -> int | None:
+        """The status of the reply, or None when the connection ended instead."""
+        try:
+            self.connection.request(method, path, body)
+            with self.connection.getresponse() as reply:
+                return reply.status
+        except ConnectionError:
+            self.connection.close()
+            return None
+
+
+def test_what_passes_the_proxy_arrives_over_one_connection(influx):
+    with Proxy(influx.port) as proxy, Client(proxy.port) as client:
+        assert client.ping() == 204
+        first = client.connection.sock
+        assert client.write() == 204
+        assert client.connection.sock is first
+        assert proxy.counts == {Fate.PASS: 2}
+    assert influx.total() == 10
+
+
+@pytest.mark.parametrize(("fate", "stored"), [(Fate.CUT, 0), (Fate.DROP, 10), (Fate.REFUSE, 0)])
+def test_a_fate_is_met_on_a_connection_that_was_open_before(influx, fate, stored):
+    with Proxy(influx.port) as proxy, Client(proxy.port) as client:
+        assert client.ping() == 204
+        proxy.switch(fate)
+        assert client.write() is None
+        assert proxy.counts == {Fate.PASS: 1, fate: 1}
+    assert influx.total() == stored
+
+
+def test_seeded_fates_are_the_same_every_time(influx):
+    def fates_of_20_writes() -> list[int | None]:
+        rng = random.Random(2)
+        with Proxy(influx.port, lambda _: rng.choice(list(Fate))) as proxy, Client(proxy.port) as client:
+            replies = [client.write() for _ in range(20)]
+            assert replies.count(204) == proxy.counts[Fate.PASS]
+            assert set(proxy.counts) == set(Fate)
+        return replies
+
+    assert fates_of_20_writes() == fates_of_20_writes()
+
+
+def test_while_influxd_is_away_the_proxy_closes_connections(influx):
+    with Proxy(influx.port) as proxy, Client(proxy.port) as client:
+        influx.kill()
+        assert client.write() is None
+        assert not proxy.counts
+        influx.start()
+        assert client.write() == 204
+
+
+def test_a_frozen_influxd_takes_a_request_and_answers_it_when_it_is_thawed(influx):
+    influx.freeze()
+    with Client(influx.port) as client:
+        client.connection.request("POST", "/write?db=math_server", TEN_POINTS)
+        client.connection.sock.settimeout(0.2)
+        with pytest.raises(OSError, match="timed out"):
+            client.connection.sock.recv(1)
+        influx.thaw()
+        client.connection.sock.settimeout(20)
+        assert client.connection.sock.recv(65536).startswith(b"HTTP/1.1 204 ")
+
+
+@pytest.mark.parametrize("auth", [False, True])
+def test_influxd_keeps_points_and_users_through_a_kill(influxd, auth):
+    influx = influxd(auth=auth)
+    if not auth:
+        influx.query("CREATE DATABASE math_server")
+    assert influx.write(TEN_POINTS, login=influx.USER)[0] == 204
+    influx.kill()
+    influx.start()
+    assert influx.total() == 10
+    assert "requests_number" in influx.influx("SELECT * FROM requests")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no kill -9")
+def test_no_process_outlives_a_pytest_that_is_killed():
+    """The child has its parent's stdout, so reading that to its end means that both are gone."""
+    script = """
+        import os, signal
+        from conftest import Guard
+        Guard().spawn(["sleep", "60"])
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ended = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, timeout=20, check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+@pytest.mark.smoke
+def test_the_server_starts_answers_and_stops_without_a_word_on_errors(server):
+    web = server()
+    assert web.get("/?a=3&b=3").text == "Sum: 6.0"
+    assert web.stop() == 0
+
+
+@pytest.mark.smoke
+def test_waiting_for_what_does_not_come_ends_with_a_reason():
+    with pytest.raises(AssertionError, match=r"waited 0\.1 s for Godot; the last answer was \[\]"):
+        wait_until(list, timeout=0.1, what="Godot")

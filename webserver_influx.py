@@ -1,0 +1,1603 @@
+# /// script
+# requires-python = ">=3.9"
+# dependencies = ["influxdb==5.3.2"]
+# ///
+"""An HTTP server that adds up numbers, counts its requests and tells InfluxDB how many came each minute.
+
+Two things travel through this file, and it is laid out in the order in which they travel:
+
+    bytes   -> request -> numbers -> sum -> reply -> bytes      Part I, a request
+    request -> Counter -> point -> Outbox -> InfluxDB           Part II, a count
+
+The one bridge between them is `counter.increment()`. Nothing in Part I knows that InfluxDB exists, nothing in
+Part II knows that HTTP does; Part III puts both into one program.
+
+It promises that every request with a valid head is counted once, before its reply is sent, and that no kill,
+outage or restart loses or doubles a count that has been made. It does not promise that the client read the reply.
+"""
+
+import argparse
+import contextlib
+import functools
+import ipaddress
+import json
+import logging
+import mmap
+import os
+import re
+import signal
+import socket
+import sqlite3
+import struct
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import accumulate
+from math import fsum, inf, isfinite
+from time import monotonic, sleep, time, time_ns
+from typing import Any, NamedTuple, Optional
+from urllib.parse import unquote, unquote_plus, urlsplit
+
+__version__ = "1.0.0"
+
+log = logging.getLogger("webserver_influx")
+
+# ------------------------------------------------------------------------------------------ Limits and defaults
+
+PORT = 8008
+INTERVAL_SECONDS = 60.0
+STATE_FILE = "math_server.db"
+DSN_VARIABLE = "WEBSERVER_INFLUX_DSN"
+DATABASE = USER = "math_server"
+PASSWORD = "math_server1"
+
+REQUEST_LINE_BYTES = 8 * 1024  # RFC 9112 §3 asks for 8,000 at least
+HEAD_BYTES = 64 * 1024  # request line and field section; eight times what Apache takes for one field
+FIELD_LINES = 100  # as Apache, and Python's http.client
+BODY_BYTES = 1024 * 1024  # nginx's client_max_body_size
+CHUNK_LINE_BYTES = 1024  # a chunk size takes 5 digits here; the rest is for extensions that nobody sends
+JSON_NESTING = 100  # arrays and objects; a thread's stack holds ten times as many
+
+HEAD_SECONDS = 10.0  # from a head's first byte to its last
+BODY_SECONDS = 30.0  # from the end of the head to the end of the body
+IDLE_SECONDS = 75.0  # between two requests; nginx's keepalive_timeout
+SEND_SECONDS = 30.0  # for a client that does not read its reply
+LINGER_SECONDS = 5.0  # to read on after a refusal; nginx's lingering_timeout
+
+RECEIVE_BYTES = 64 * 1024  # taken from the kernel at once
+BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
+CONNECTIONS = 16_384  # threads, one for each; more connections wait in the backlog
+STACK_BYTES = 256 * 1024  # address space for a connection's thread, so that a 32-bit system holds thousands
+FIELD_SECTIONS = 256  # distinct field sections remembered: 16 MiB if each is as long as it may be
+
+GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; with the delivery it stays below Docker's 10 s
+DELIVERY_SECONDS = 5.0  # at shutdown, for the last points
+INFLUXDB_SECONDS = 5.0  # for InfluxDB to accept a connection, and to send each part of an answer
+BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
+WORKERS = 255  # as many as the counter file has cells for
+RESPAWN_SECONDS = 1.0  # between two starts of one worker
+
+# ==================================================================================== Part I: a request
+# ---------------------------------------------------------------------------------------------- Grammar
+
+# RFC 9110 §5.6.2   token = 1*tchar
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+
+# RFC 9110 §5.5     field-value = *field-content; VCHAR, obs-text, SP and HTAB, so neither CR, LF nor NUL
+FIELD_VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
+
+# RFC 9112 §5       field-line = field-name ":" OWS field-value OWS
+FIELD_LINE = TOKEN + rb":" + FIELD_VALUE
+
+# RFC 9110 §5.6.4   quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
+QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+
+# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. What is in brackets, read_host() looks at.
+AUTHORITY = rb"(?:\[([^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+
+# RFC 9112 §3.2     origin-form / absolute-form; visible characters, as browsers send some that RFC 3986 would
+#                   encode, but no "#", because a fragment is never sent
+VISIBLE = rb"[\x21\x22\x24-\x7e]*"
+REQUEST_TARGET = re.compile(rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*://)" + VISIBLE)
+
+# RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
+HTTP_VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
+
+# RFC 9112 §7.1     chunk-size [ chunk-ext ] CRLF, chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS value ] )
+BWS = rb"[\t ]*"
+CHUNK_EXT = BWS + b";" + BWS + TOKEN + b"(?:" + BWS + b"=" + BWS + b"(?:" + TOKEN + b"|" + QUOTED_STRING + b"))?"
+CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)(?:" + CHUNK_EXT + rb")*\r\n")
+
+METHOD = re.compile(TOKEN)
+FIELD_SECTION = re.compile(rb"(?:" + FIELD_LINE + rb"\r\n)*")
+TRAILER_LINE = re.compile(FIELD_LINE + rb"\r\n")
+HOST = re.compile(AUTHORITY)
+DIGITS = re.compile(rb"[0-9]+")
+# What no head may hold, wherever it goes on: a control character, a bare CR or a bare LF (RFC 9112 §2.2).
+NEVER_IN_A_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n")
+
+# ---------------------------------------------------------------------------------------------- Request
+
+
+class RequestError(Exception):
+    """A request that is refused: the status code (RFC 9110 §15) and one line of text that says why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+KEEP_ALIVE = b""  # in HTTP/1.1, persistence needs no word
+KEEP_ALIVE_1_0 = b"Connection: keep-alive\r\n"
+CLOSE = b"Connection: close\r\n"
+
+CHUNKED = -1  # as a body's length: unknown before its last chunk
+CONTINUE = b"100-continue"
+
+
+class Fields(NamedTuple):
+    """What a head says below its request-target."""
+
+    connection: bytes  # KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE: the Connection field line of the reply
+    body_length: int  # octets, or CHUNKED
+    expectation: bytes  # lower case, or empty
+    media_type: bytes  # lower case, without parameters, or empty
+
+
+Head = tuple[bytes, bytes, Fields, bytes]  # method, request-target, fields, and the bytes behind the head
+
+
+def take_head(buffer: bytes) -> Optional[Head]:
+    """Take a request's head out of the bytes received: return it and what is left, or None for "need more".
+
+    Raises RequestError as soon as the bytes can no longer become a head that this server reads (RFC 9112 §2.2, §3).
+    """
+    head, end, rest = buffer.partition(b"\r\n\r\n")
+    if not end:
+        if buffer:
+            refuse_early(buffer)
+        return None
+    if len(head) > REQUEST_LINE_BYTES:
+        refuse_long(head)
+    try:
+        method, target, version_and_fields = head.split(b" ", 2)
+    except ValueError:
+        raise RequestError(400, "The request line is not “method request-target HTTP-version”.") from None
+    if method not in SumHandler.methods and not METHOD.fullmatch(method):
+        if buffer.startswith(b"\r\n"):  # one empty line before a request is ignored (RFC 9112 §2.2)
+            return take_head(buffer[2:])
+        raise RequestError(400, "The method is not a token.")
+    fields = read_fields(version_and_fields)
+    if not REQUEST_TARGET.fullmatch(target) and not is_special_target(method, target):
+        raise RequestError(400, "The request-target is not a path or an absolute URI in visible ASCII characters.")
+    return method, target, fields, rest
+
+
+def refuse_early(buffer: bytes) -> None:
+    """Raise RequestError if no bytes that may follow can make a valid head of these."""
+    if NEVER_IN_A_HEAD.search(buffer):
+        raise RequestError(400, "The head holds a control character, a bare CR or a bare LF.")
+    refuse_long(buffer.strip(b"\r\n"))
+
+
+def refuse_long(head: bytes) -> None:
+    """Raise RequestError if a head, whole or in part, is longer than this server reads (RFC 9112 §3, RFC 6585 §5)."""
+    if len(head.partition(b"\r\n")[0]) > REQUEST_LINE_BYTES:
+        raise RequestError(414, f"The request line is longer than {REQUEST_LINE_BYTES} bytes.")
+    if len(head) > HEAD_BYTES:
+        raise RequestError(431, f"The head is longer than {HEAD_BYTES} bytes.")
+
+
+def is_special_target(method: bytes, target: bytes) -> bool:
+    """Whether this is one of the two request-targets that go with one method only (RFC 9112 §3.2.3, §3.2.4)."""
+    return method == b"OPTIONS" and target == b"*" or method == b"CONNECT" and HOST.fullmatch(target) is not None
+
+
+@functools.lru_cache(maxsize=FIELD_SECTIONS)
+def read_fields(version_and_fields: bytes) -> Fields:
+    """Read all of a head that follows the request-target, the last CRLF left out (RFC 9112 §2.3, §5).
+
+    A client sends the same fields with every request of a connection, and a thousand like it send them too, so what
+    they mean is remembered. It is a fact about these bytes alone.
+    """
+    version, _, section = version_and_fields.partition(b"\r\n")
+    match = HTTP_VERSION.fullmatch(version)
+    if not match:
+        raise RequestError(400, "The request line does not end in an HTTP version such as HTTP/1.1.")
+    if match[1] != b"1":
+        raise RequestError(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+    lines = section.split(b"\r\n") if section else []
+    if len(lines) > FIELD_LINES:
+        raise RequestError(431, f"The head has more than {FIELD_LINES} field lines.")
+    if lines and not FIELD_SECTION.fullmatch(section + b"\r\n"):
+        raise RequestError(400, "A field line is not “name: value”.")
+    return interpret_fields(lines, http_1_0=match[2] == b"0")
+
+
+def interpret_fields(lines: list[bytes], *, http_1_0: bool) -> Fields:
+    """Find out what the field lines mean for the connection, the body and the reply (RFC 9110, RFC 9112)."""
+    values: dict[bytes, list[bytes]] = {
+        b"host": [],
+        b"connection": [],
+        b"content-length": [],
+        b"transfer-encoding": [],
+        b"expect": [],
+        b"content-type": [],
+    }
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name in values:
+            values[name].append(value.strip(b" \t"))
+    check_host(values[b"host"], http_1_0)
+    options = list_members(values[b"connection"])
+    if b"close" in options or http_1_0 and b"keep-alive" not in options:
+        connection = CLOSE
+    else:
+        connection = KEEP_ALIVE_1_0 if http_1_0 else KEEP_ALIVE
+    body_length = read_body_length(values[b"content-length"], values[b"transfer-encoding"], http_1_0)
+    expectations = [] if http_1_0 else list_members(values[b"expect"])  # RFC 9110 §10.1.1: 1.0 expects nothing
+    others = [expectation for expectation in expectations if expectation != CONTINUE]
+    expectation = (others or expectations or [b""])[0]
+    media_types = values[b"content-type"]
+    media_type = media_types[0].partition(b";")[0].strip(b" \t").lower() if len(media_types) == 1 else b""
+    return Fields(connection, body_length, expectation, media_type)
+
+
+def list_members(values: list[bytes]) -> list[bytes]:
+    """The members of a comma-separated field, in lower case, without the empty ones (RFC 9110 §5.6.1)."""
+    members = (member.strip(b" \t").lower() for value in values for member in value.split(b","))
+    return [member for member in members if member]
+
+
+def check_host(hosts: list[bytes], http_1_0: bool) -> None:
+    """Raise RequestError unless there is one valid Host, or none in HTTP/1.0 (RFC 9112 §3.2)."""
+    if not hosts and http_1_0:
+        return
+    if len(hosts) != 1:
+        raise RequestError(400, "An HTTP/1.1 request has one Host field, no more and no less.")
+    match = HOST.fullmatch(hosts[0])
+    if not match or match[1] is not None and not is_ip_literal(match[1]):
+        raise RequestError(400, "The Host field is not “host” or “host:port”.")
+
+
+def is_ip_literal(address: bytes) -> bool:
+    """Whether this may stand in brackets as a host: an IPv6 address (RFC 3986 §3.2.2), no IPvFuture, as none exists."""
+    try:
+        socket.inet_pton(socket.AF_INET6, address.decode("ascii"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def read_body_length(lengths: list[bytes], codings: list[bytes], http_1_0: bool) -> int:
+    """The body's length in octets, or CHUNKED (RFC 9112 §6.1 to §6.3). All that is ambiguous is refused."""
+    if codings:
+        members = list_members(codings)
+        if lengths:
+            raise RequestError(400, "Content-Length and Transfer-Encoding exclude each other.")
+        if http_1_0:
+            raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding.")
+        if any(member != b"chunked" for member in members):
+            raise RequestError(501, "The only transfer coding that this server knows is chunked.")
+        if len(members) != 1:
+            raise RequestError(400, "Transfer-Encoding names chunked once, no more and no less.")
+        return CHUNKED
+    values = {value.strip(b" \t") for line in lengths for value in line.split(b",")}
+    if not values:
+        return 0
+    length = values.pop()
+    if values or not DIGITS.fullmatch(length):
+        raise RequestError(400, "The Content-Length is not one decimal number.")
+    return int(length.lstrip(b"0")[:20] or b"0")  # 20 digits are far too many already, so the rest does not matter
+
+
+def decode_chunks(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
+    """Decode a chunked body (RFC 9112 §7.1), a coroutine: it yields for "need more" and is sent the bytes that follow.
+
+    Returns the body and what is left behind it. Raises RequestError when the bytes are malformed or too many.
+    """
+    body = bytearray()
+    while True:
+        line, buffer = yield from take_line(buffer)
+        match = CHUNK_LINE.fullmatch(line)
+        if not match:
+            raise RequestError(400, "A chunk does not begin with its size in hexadecimal digits.")
+        size = int(match[1], 16)
+        if not size:
+            break
+        if len(body) + size > BODY_BYTES:
+            raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
+        while size > len(buffer):
+            body += buffer
+            size -= len(buffer)
+            buffer = yield
+        body += buffer[:size]
+        line, buffer = yield from take_line(buffer[size:])
+        if line != b"\r\n":
+            raise RequestError(400, "A chunk is longer than its size says.")
+    return bytes(body), (yield from skip_trailers(buffer))
+
+
+def take_line(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
+    """Take a line of a chunked body, its LF included: a coroutine as `decode_chunks`, of which it is a part."""
+    while (end := buffer.find(b"\n") + 1) == 0:
+        if len(buffer) > CHUNK_LINE_BYTES:
+            raise RequestError(400, f"A line of the chunked body is longer than {CHUNK_LINE_BYTES} bytes.")
+        buffer += yield
+    return buffer[:end], buffer[end:]
+
+
+def skip_trailers(buffer: bytes) -> Generator[None, bytes, bytes]:
+    """Pass over a trailer section (RFC 9112 §7.1.2), bounded as a head is; return what is left behind it."""
+    for _ in range(FIELD_LINES + 1):
+        line, buffer = yield from take_line(buffer)
+        if line == b"\r\n":
+            return buffer
+        if not TRAILER_LINE.fullmatch(line):
+            raise RequestError(400, "A trailer is not “name: value”.")
+    raise RequestError(431, f"The body has more than {FIELD_LINES} trailers.")
+
+
+# -------------------------------------------------------------------------------------------------- Sum
+
+
+PERCENT, PLUS = b"%+"
+
+
+def query_numbers(query: bytes) -> list[float]:
+    """The numbers among the values of a query (WHATWG URL, application/x-www-form-urlencoded)."""
+    values = [pair.partition(b"=")[2] for pair in query.split(b"&")]
+    if PERCENT in query or PLUS in query:
+        return numbers([unquote_plus(value.decode("ascii")) for value in values])
+    return numbers(values)
+
+
+def numbers(values: Iterable[Any]) -> list[float]:
+    """Those of the values that `float()` reads and that are finite."""
+    found = []
+    for value in values:
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        if isfinite(number):
+            found.append(number)
+    return found
+
+
+def refuse_constant(name: str) -> None:
+    """What Python's json would read as NaN or an infinity is no JSON (RFC 8259 §6)."""
+    raise ValueError(f"{name} is no JSON value")
+
+
+# An object becomes a tuple, so that it can be told from an array and a name given twice counts twice. A number becomes
+# a float without being an int first, which would take a time that grows with the square of its digits.
+JSON = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float, parse_constant=refuse_constant)
+JSON_STRING = re.compile(r'"[^"]*"?')
+JSON_BRACKET = re.compile(r"[\[\]{}]")
+
+
+def json_numbers(body: bytes) -> list[float]:
+    """The numbers among the values of a JSON object (RFC 8259). Raises RequestError if the body is none."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise RequestError(400, "The body is not UTF-8.") from None
+    if not text.strip(" \t\r\n"):
+        raise RequestError(400, "The body is empty; a JSON object is expected.")
+    if json_nesting(text) > JSON_NESTING:
+        raise RequestError(400, f"The JSON text is nested deeper than {JSON_NESTING} levels.")
+    try:
+        document = JSON.decode(text)
+    except ValueError as error:
+        raise RequestError(400, f"The body is not JSON: {error}.") from None
+    if not isinstance(document, tuple):
+        raise RequestError(400, "The JSON text is not an object.")
+    return numbers(value for _, value in document if isinstance(value, (float, str)))
+
+
+def json_nesting(text: str) -> int:
+    """How many arrays and objects at most are open at once, if this is JSON.
+
+    Python's own limit will not do: 3.13.0 overflows the stack of a thread, and dies, before it gets there.
+    """
+    brackets = text.count("[") + text.count("{")
+    if brackets <= JSON_NESTING:
+        return brackets
+    outside_strings = JSON_STRING.sub("", text.replace("\\\\", "").replace('\\"', ""))
+    steps = (1 if bracket in "[{" else -1 for bracket in JSON_BRACKET.findall(outside_strings))
+    return max(accumulate(steps), default=0)
+
+
+def sum_text(values: list[float]) -> bytes:
+    """The answer: `Sum: 6.0`, or `Sum: 0` where there is nothing to add up."""
+    if not values:
+        return b"Sum: 0"
+    try:
+        return b"Sum: %a" % fsum(values)
+    except OverflowError:
+        return b"Sum: %a" % exact_sum(values)
+
+
+def exact_sum(values: list[float]) -> float:
+    """The sum of floats a part of which is past the range of a float; an infinity if all of it is."""
+    unit = 2**1074  # of which every float is a multiple
+    whole = sum(numerator * (unit // denominator) for numerator, denominator in map(float.as_integer_ratio, values))
+    try:
+        return whole / unit
+    except OverflowError:
+        return inf if whole > 0 else -inf
+
+
+# ------------------------------------------------------------------------------------------------ Reply
+
+REPLY = (
+    b"HTTP/1.1 %b\r\n"
+    b"Date: %b\r\n"
+    b"%b"
+    b"Content-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\n"
+    b"\r\n"
+    b"%b"
+)
+STATUS = {status.value: b"%d %b" % (status, status.phrase.encode("ascii")) for status in HTTPStatus}
+STATUS[405] += b"\r\nAllow: GET, HEAD, POST"  # RFC 9110 §15.5.6
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
+
+# ---------------------------------------------------------------------------------------------- Handler
+
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+# With the GIL one thread runs at a time. A thread that offers the CPU before it waits lets the other connections that
+# are ready have their turn first, and finds its own next request there when it comes back.
+yield_turn = os.sched_yield if GIL and hasattr(os, "sched_yield") else lambda: None
+
+TIMED_OUT = (BlockingIOError, socket.timeout)  # what a receive raises when SO_RCVTIMEO or settimeout() is over
+
+
+def timeval_layout() -> str:
+    """The struct format of the kernel's timeval: 16 bytes, or 8 where `time_t` has 32 bits."""
+    with socket.socket() as probe:
+        return "=qq" if len(probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)) == 16 else "=ii"
+
+
+TIMEVAL = timeval_layout() if os.name == "posix" else ""
+
+
+def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
+    """Bound the time that a receive (SO_RCVTIMEO) or a send (SO_SNDTIMEO) may take.
+
+    The kernel keeps these time-outs itself; `settimeout()` costs a poll() before every receive.
+    """
+    if TIMEVAL:
+        whole, fraction = divmod(max(seconds, 1e-6), 1)
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack(TIMEVAL, int(whole), int(fraction * 1e6)))
+    else:
+        sock.settimeout(seconds)
+
+
+class SumHandler(BaseHTTPRequestHandler):
+    """A connection: receives, answers each complete request, sends (RFC 9112 §9).
+
+    Replies are put into `due` and sent, all at once, before the handler waits for more bytes. A RequestError raised
+    while a request is still being received closes the connection, because nobody knows where the next one begins.
+    """
+
+    def setup(self) -> None:
+        self.buffer = b""  # received, and not yet read
+        self.due: list[bytes] = []  # replies to send
+        self.deadline: Optional[float] = None  # monotonic seconds, while a request is being received
+        self.method = self.target = self.body = b""
+        self.connection = CLOSE  # what the reply says of it
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        set_timeout(self.request, socket.SO_SNDTIMEO, SEND_SECONDS)
+        set_timeout(self.request, socket.SO_RCVTIMEO, IDLE_SECONDS)
+        self.server.handlers.add(self)
+
+    def handle(self) -> None:
+        try:
+            try:
+                self.answer_requests()
+                self.send_due()
+                if self.buffer:
+                    self.linger()
+            except RequestError as refusal:
+                self.close_with(refusal)
+            except OSError:
+                raise
+            except Exception:
+                log.exception("A bug in this server: a request could not be answered")
+                self.close_with(RequestError(500, "This server has a bug; its log says more."))
+        except OSError as error:
+            log.debug("%s hung up: %s", self.client_address[0], error)
+
+    def finish(self) -> None:
+        self.server.handlers.discard(self)
+
+    def answer_requests(self) -> None:
+        """Answer requests until one of the two sides ends the connection."""
+        server, methods, due = self.server, self.methods, self.due
+        increment = server.counter.increment
+        while data := self.receive():
+            self.buffer += data
+            while head := take_head(self.buffer):
+                self.method, self.target, fields, self.buffer = head
+                self.connection, body_length, expectation, self.media_type = fields
+                self.deadline = None
+                increment()
+                if server.stopping:
+                    self.connection = CLOSE
+                try:
+                    if body_length or expectation:
+                        self.receive_body(body_length, expectation)
+                    due.append(self.reply(200, methods.get(self.method, SumHandler.do_other)(self)))
+                except RequestError as refusal:
+                    if self.deadline:
+                        raise
+                    due.append(self.reply(refusal.status, str(refusal).encode()))
+                if self.connection is CLOSE:
+                    return
+            if self.buffer and not self.deadline:
+                self.deadline = monotonic() + HEAD_SECONDS
+        if self.buffer:
+            raise RequestError(400, "The connection ended before the request's head did.")
+
+    def do_GET(self) -> bytes:
+        return sum_text(query_numbers(self.target.partition(b"?")[2]))
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> bytes:
+        if self.media_type != b"application/json":
+            raise RequestError(400, EXPECTED_JSON)
+        return sum_text(json_numbers(self.body))
+
+    def do_other(self) -> bytes:
+        raise RequestError(405, "The methods of this server are GET, HEAD and POST.")
+
+    methods = {b"GET": do_GET, b"HEAD": do_HEAD, b"POST": do_POST}
+
+    def reply(self, status: int, text: bytes) -> bytes:
+        """The reply to the current request, whose content is plain text in UTF-8."""
+        reply = REPLY % (STATUS[status], self.server.date, self.connection, len(text), text)
+        return reply[: len(reply) - len(text)] if self.method == b"HEAD" else reply
+
+    def receive_body(self, length: int, expectation: bytes) -> None:
+        """Receive the current request's body into `body`; what came behind it stays in `buffer` (RFC 9112 §6)."""
+        if length:
+            self.deadline = monotonic() + BODY_SECONDS
+        if expectation and expectation != CONTINUE:
+            raise RequestError(417, "The only expectation that this server meets is 100-continue.")
+        if length > BODY_BYTES:
+            raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
+        if expectation and not self.buffer:
+            self.due.append(INTERIM)
+        if length == CHUNKED:
+            self.receive_chunks()
+        else:
+            pieces, missing = [self.buffer], length - len(self.buffer)
+            while missing > 0:
+                pieces.append(self.receive_more())
+                missing -= len(pieces[-1])
+            received = b"".join(pieces)
+            self.body, self.buffer = received[:length], received[length:]
+        self.deadline = None
+
+    def receive_chunks(self) -> None:
+        """Receive a chunked body, as `receive_body` does."""
+        decoder = decode_chunks(self.buffer)
+        try:
+            next(decoder)
+            while True:
+                decoder.send(self.receive_more())
+        except StopIteration as end:
+            self.body, self.buffer = end.value
+
+    def receive_more(self) -> bytes:
+        """Receive more of a body that is not complete."""
+        data = self.receive()
+        if not data:
+            raise RequestError(400, "The connection ended before the request's body did.")
+        return data
+
+    def receive(self) -> bytes:
+        """Send what is due, then wait for bytes; none, b"", when the client has ended its side or been idle too long.
+
+        Raises RequestError(408) when the deadline passes.
+        """
+        if self.due:
+            self.send_due()
+        if self.deadline:
+            return self.receive_before(self.deadline)
+        yield_turn()
+        try:
+            return self.request.recv(RECEIVE_BYTES)
+        except TIMED_OUT:
+            return b""
+
+    def receive_before(self, deadline: float) -> bytes:
+        """Wait for bytes until the deadline (monotonic seconds)."""
+        seconds = deadline - monotonic()
+        if seconds > 0:
+            set_timeout(self.request, socket.SO_RCVTIMEO, seconds)
+            try:
+                return self.request.recv(RECEIVE_BYTES)
+            except TIMED_OUT:
+                pass
+            finally:
+                set_timeout(self.request, socket.SO_RCVTIMEO, IDLE_SECONDS)
+        raise RequestError(408, f"A head has {HEAD_SECONDS:.0f} s to arrive in, a body {BODY_SECONDS:.0f} s.")
+
+    def send_due(self) -> None:
+        """Send the replies that are due, in one piece."""
+        self.request.sendall(b"".join(self.due))
+        self.due.clear()
+
+    def close_with(self, refusal: RequestError) -> None:
+        """Send a reply after which the connection is closed."""
+        if not self.deadline:  # it was a head that could not be read, so the method is none that is known
+            self.method = b""
+        self.connection = CLOSE
+        self.due.append(self.reply(refusal.status, str(refusal).encode()))
+        self.send_due()
+        self.linger()
+
+    def linger(self) -> None:
+        """Read on for a while: closing with bytes unread would reset the connection under the reply (RFC 9112 §9.6)."""
+        self.request.shutdown(socket.SHUT_WR)
+        self.deadline = monotonic() + LINGER_SECONDS
+        with contextlib.suppress(RequestError):
+            while self.receive():
+                pass
+
+
+class LoggingHandler(SumHandler):
+    """The handler of `--access-log`: a line on standard error for each reply, in the Common Log Format."""
+
+    def reply(self, status: int, text: bytes) -> bytes:
+        self.requestline = (self.method + b" " + self.target).decode("ascii")
+        self.log_request(status, len(text))
+        return super().reply(status, text)
+
+
+# ==================================================================================== Part II: a count
+# ---------------------------------------------------------------------------------------------- Counter
+
+
+class StartError(Exception):
+    """The program cannot start or go on; one line that says why and what a person can do."""
+
+
+class Counter:
+    """Counts requests in a memory-mapped file, where the kernel keeps the count when the process is killed.
+
+    The file has 16 KiB, in the byte order of the machine:
+
+        0      8 bytes   b"requests"
+        8      uint64    version of this layout, 1
+        16     16 bytes  identity, which the state file that goes with it has, too
+        64*n   uint64    cell n, from 1 to 255: the requests counted by worker n since the file was made
+
+    The cells only ever grow, and each lies in a cache line of its own. A process holds a lock of the operating system
+    on each part that it owns: the program on the header, each worker on its cell. A kill releases it.
+    """
+
+    MAGIC, VERSION = b"requests", 1
+    SIZE, LINE = 16 * 1024, 64
+    HEADER = struct.Struct("=8sQ16s")
+
+    def __init__(self, path: str, worker: Optional[int] = None) -> None:
+        """Open the file, or make it, as its owner; or, with the number of a worker (1 to 255), just that cell of it.
+
+        ":memory:" stands for a count that ends with the process. Raises StartError, OSError.
+        """
+        self.path = path
+        self.cell_lock = threading.Lock()  # guards the read and the write of one increment of `cell`
+        self.file = -1
+        if path == ":memory:":
+            self.map = mmap.mmap(-1, self.SIZE)
+        else:
+            self.file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            self.map = self.open_map(worker)
+        self.identity = self.map[16:32]
+        self.cells = memoryview(self.map).cast("Q")
+        first = (worker or 1) * self.LINE // 8
+        self.cell = self.cells[first : first + 1]
+
+    def open_map(self, worker: Optional[int]) -> mmap.mmap:
+        """Lock and check the file, and map it into memory."""
+        if not lock_byte(self.file, (worker or 0) * self.LINE):
+            raise StartError(f"{self.path} is in use by another server; give this one a --state of its own.")
+        content = os.read(self.file, self.SIZE + 1)
+        if len(content) <= self.SIZE and not content.strip(b"\0"):
+            self.initialize()
+        elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
+            raise StartError(f"{self.path} is no counter file; move it away, or give another --state.")
+        elif self.HEADER.unpack_from(content)[1] != self.VERSION:
+            raise StartError(f"{self.path} is of another version or another kind of machine; give another --state.")
+        elif len(content) != self.SIZE:
+            raise StartError(f"{self.path} is truncated; restore it, or move it away together with the state file.")
+        return mmap.mmap(self.file, self.SIZE)
+
+    def initialize(self) -> None:
+        """Make a new file: its blocks first, as a full disk would be fatal under a memory map, its header last."""
+        for content in (bytes(self.SIZE), self.HEADER.pack(self.MAGIC, self.VERSION, uuid.uuid4().bytes)):
+            os.lseek(self.file, 0, os.SEEK_SET)
+            os.write(self.file, content)
+            os.fsync(self.file)
+
+    def increment(self) -> None:
+        """Count one request. An aligned 8-byte store, so that another process never reads half of it."""
+        with self.cell_lock:
+            self.cell[0] += 1
+
+    def total(self) -> int:
+        """All requests counted, by all workers, since the file was made."""
+        step = self.LINE // 8
+        return sum(self.cells[step::step])
+
+    def flush(self) -> None:
+        """Make the count outlive a power loss: msync()."""
+        self.map.flush()
+
+    def close(self) -> None:
+        self.cell.release()
+        self.cells.release()
+        self.map.close()
+        if self.file >= 0:
+            os.close(self.file)
+
+
+def lock_byte(file: int, offset: int) -> bool:
+    """Lock a byte of a file for as long as this process lives or has it open; False if another process holds it."""
+    os.lseek(file, offset, os.SEEK_SET)
+    try:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+        else:
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    except OSError:
+        return False
+    finally:
+        os.lseek(file, 0, os.SEEK_SET)
+    return True
+
+
+# ----------------------------------------------------------------------------------------------- Outbox
+
+Point = tuple[int, int]  # time in nanoseconds since 1970, requests_number
+
+
+class Outbox:
+    """Keeps the points that InfluxDB has not yet taken, in SQLite.
+
+    requests   the points that wait, each until InfluxDB has acknowledged it
+    rejected   the points that InfluxDB rejected for good, and why
+    state      one row: the counter's identity, the total of it that is reported in points, and since when the requests
+               after that have been counted
+
+    A point and the total that it brings `reported` to are stored in one transaction, so a kill between the two is not
+    possible. `journal_mode=WAL` lets a person read the file while the server writes; `synchronous=FULL` syncs each
+    commit, so that it survives a power loss.
+    """
+
+    APPLICATION_ID = 0x6D617468  # "math"
+    VERSION = 1
+    SCHEMA = """
+        BEGIN;
+        CREATE TABLE requests (time INTEGER PRIMARY KEY, requests_number INTEGER NOT NULL);
+        CREATE TABLE rejected (time INTEGER PRIMARY KEY, requests_number INTEGER NOT NULL, reason TEXT NOT NULL);
+        CREATE TABLE state (counter BLOB NOT NULL, reported INTEGER NOT NULL, since INTEGER NOT NULL);
+        PRAGMA application_id = %d;
+        PRAGMA user_version = %d;
+    """
+
+    def __init__(self, path: str, counter: Counter) -> None:
+        """Open the file, or make it. Raises StartError, leaving the file as it is, if it is not for this counter."""
+        self.path, self.counter = path, counter
+        self.lock = threading.RLock()  # guards `database`, and the order of the points
+        try:
+            self.database = sqlite3.connect(path, check_same_thread=False)
+            if self.is_new():
+                self.initialize()
+            self.check()
+            self.database.execute("PRAGMA journal_mode = WAL")
+            self.database.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error as error:
+            raise StartError(f"{path}: {error}; repair it, or give another --state.") from None
+
+    def is_new(self) -> bool:
+        """Whether there is no database yet. Raises StartError if there is one of somebody else."""
+        (tables,) = self.database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (application_id,) = self.database.execute("PRAGMA application_id").fetchone()
+        if tables and application_id != self.APPLICATION_ID:
+            raise StartError(f"{self.path} is the database of another program; give another --state.")
+        return not tables
+
+    def initialize(self) -> None:
+        """Make the tables, in one transaction."""
+        if self.counter.total():
+            raise StartError(f"{self.path} is missing, but {self.counter.path} is there; restore it, or move that away.")
+        self.database.executescript(self.SCHEMA % (self.APPLICATION_ID, self.VERSION))
+        self.database.execute("INSERT INTO state VALUES (?, 0, ?)", (self.counter.identity, time_ns()))
+        self.database.commit()
+
+    def check(self) -> None:
+        """Raise StartError unless this is a sound file of this version that goes with the counter."""
+        (version,) = self.database.execute("PRAGMA user_version").fetchone()
+        if version != self.VERSION:
+            raise StartError(f"{self.path} is of version {version}, not {self.VERSION}; give another --state.")
+        (report,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
+        if report != "ok":
+            raise StartError(f"{self.path} is corrupt ({report}); repair it, or give another --state.")
+        identity, reported, _ = self.state()
+        if identity != self.counter.identity or reported > self.counter.total():
+            raise StartError(
+                f"{self.path} and {self.counter.path} do not belong together; restore both, or move both away."
+            )
+
+    def state(self) -> tuple[bytes, int, int]:
+        """The counter's identity, the total reported, and the time (ns) since when nothing is reported."""
+        return self.database.execute("SELECT counter, reported, since FROM state").fetchone()
+
+    def record(self, now: int) -> int:
+        """Make a point of all requests not yet in one, and return their number.
+
+        Its time is now (ns), or just after the point before it if the clock was set back.
+        """
+        with self.lock:
+            total = self.counter.total()
+            self.counter.flush()  # first, so that after a power loss the counter is never behind `reported`
+            _, reported, since = self.state()
+            time = max(now, since + 1)
+            with self.database:
+                self.database.execute("INSERT INTO requests VALUES (?, ?)", (time, total - reported))
+                self.database.execute("UPDATE state SET reported = ?, since = ?", (total, time))
+            return total - reported
+
+    def recover(self, interval: int, now: int) -> int:
+        """Begin a new run, at the time now (ns): return the number of requests that a killed one left unrecorded.
+
+        They become a point of their own, at the end of the interval (ns) in which they were counted.
+        """
+        with self.lock:
+            _, reported, since = self.state()
+            left = self.counter.total() - reported
+            if left:
+                self.record(min(since + interval, now))
+            with self.database:
+                self.database.execute("UPDATE state SET since = max(since, ?)", (now,))
+            return left
+
+    def oldest(self, limit: int) -> list[Point]:
+        """The points that have waited longest, in the order of time."""
+        with self.lock:
+            query = "SELECT time, requests_number FROM requests ORDER BY time LIMIT ?"
+            return self.database.execute(query, (limit,)).fetchall()
+
+    def waiting(self) -> int:
+        """How many points wait."""
+        with self.lock:
+            return self.database.execute("SELECT count(*) FROM requests").fetchone()[0]
+
+    def remove(self, points: list[Point]) -> None:
+        """Let go of neighbouring points that InfluxDB has acknowledged."""
+        with self.lock, self.database:
+            self.database.execute("DELETE FROM requests WHERE time BETWEEN ? AND ?", (points[0][0], points[-1][0]))
+
+    def set_aside(self, points: list[Point], reason: str) -> None:
+        """Move neighbouring points that InfluxDB rejected to the table of such."""
+        with self.lock, self.database:
+            rows = [(*point, reason) for point in points]
+            self.database.executemany("INSERT INTO rejected VALUES (?, ?, ?)", rows)
+            self.database.execute("DELETE FROM requests WHERE time BETWEEN ? AND ?", (points[0][0], points[-1][0]))
+
+    def close(self) -> None:
+        with self.lock:
+            self.database.close()
+
+
+# --------------------------------------------------------------------------------------------- InfluxDB
+
+
+class Destination(NamedTuple):
+    """Where the points go."""
+
+    host: str = "localhost"
+    port: int = 8086
+    username: str = USER
+    password: str = PASSWORD
+    database: str = DATABASE
+    tls: bool = False
+
+    def uri_host(self) -> str:
+        """The host as it stands in a URL."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def __str__(self) -> str:
+        """All but the password."""
+        scheme = "https" if self.tls else "http"
+        return f"{scheme}://{self.uri_host()}:{self.port}, database {self.database}, user {self.username}"
+
+
+def parse_dsn(dsn: str) -> Destination:
+    """Read a data source name, `[https+]influxdb://[user:password@]host[:port][/database]`.
+
+    The syntax is that of `InfluxDBClient.from_dsn`, but percent-escapes are decoded and IPv6 addresses read. Raises
+    ValueError, with a reason in which no part of the DSN stands, as it may hold a password.
+    """
+    try:
+        parts = urlsplit(dsn)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("its host or port cannot be read") from None
+    if parts.scheme not in ("influxdb", "https+influxdb"):
+        raise ValueError("it does not begin with influxdb:// or https+influxdb://")
+    if not host:
+        raise ValueError("it names no host")
+    if parts.query or parts.fragment or "?" in dsn or "#" in dsn or dsn != "".join(dsn.split()):
+        raise ValueError("it holds “?”, “#” or a space, which in a password are written as %3F, %23 and %20")
+    if port == 0 or (parts.netloc.endswith(":")):
+        raise ValueError("its port is not a number from 1 to 65535")
+    database = unquote(parts.path[1:])
+    if "/" in parts.path[1:]:
+        raise ValueError("there is more than one “/” behind the host")
+    if parts.username is None:
+        username, password = USER, PASSWORD
+    else:
+        username, password = unquote(parts.username), unquote(parts.password or "")
+    return Destination(host, port or 8086, username, password, database or DATABASE, parts.scheme.startswith("https"))
+
+
+class Trouble(Exception):
+    """InfluxDB does not take points now; one line that says why and what a person can do. The points are kept."""
+
+
+class Rejected(Exception):
+    """InfluxDB rejects points for good, or takes no batch so large; why, and how many of them it dropped."""
+
+    def __init__(self, reason: str, dropped: Optional[int] = None) -> None:
+        super().__init__(reason)
+        self.dropped = dropped
+
+
+class InfluxDB:
+    """The database that the points go to, through an `InfluxDBClient` that never waits for ever."""
+
+    def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
+        """tags are those of each point, beside `request=GETs_per_minute`."""
+        self.destination = destination
+        self.tags = {"request": "GETs_per_minute", **tags}
+        self.client: Any = None
+
+    def connect(self) -> None:
+        """Make a client, if there is none that works, and the database, if it is missing. Raises Trouble."""
+        try:
+            self.client = self.client or self.make_client()
+        except Exception as error:  # those of influxdb, requests and urllib3 have no base in common
+            raise Trouble(str(self.explain(error))) from error
+
+    def write(self, points: list[Point]) -> None:
+        """Write points. Raises Trouble, Rejected.
+
+        A point that is written again, because nobody knows whether it arrived, overwrites itself: same series, same
+        time (InfluxDB 1.8, "How does InfluxDB handle duplicate points?").
+        """
+        rows = [
+            {"measurement": "requests", "tags": self.tags, "time": time, "fields": {"requests_number": number}}
+            for time, number in points
+        ]
+        try:
+            self.client.write_points(rows, time_precision="n")
+        except Exception as error:
+            problem = self.explain(error)
+            if isinstance(problem, Trouble):
+                self.client = None
+            raise problem from error
+
+    def make_client(self) -> Any:
+        """Make a client and try it by creating the database, which does nothing where there is one."""
+        # Imported here because it takes 0.2 s and 20 MB, for which no request has to wait.
+        import requests
+        from influxdb import InfluxDBClient
+        from influxdb.exceptions import InfluxDBClientError
+
+        to = self.destination
+        session = requests.Session()
+        session.trust_env = not is_loopback(to.host)  # HTTP_PROXY would divert even localhost
+        client = InfluxDBClient(
+            host=to.uri_host(),
+            port=to.port,
+            username=to.username.encode(),
+            password=to.password.encode(),
+            database=to.database,
+            ssl=to.tls,
+            verify_ssl=True,
+            timeout=INFLUXDB_SECONDS,
+            retries=1,  # one try; the next round makes the second
+            session=session,
+        )
+        try:
+            client.create_database(to.database)
+        except InfluxDBClientError as error:
+            if error.code != 403:  # only an administrator may, even if the database is there
+                raise
+        return client
+
+    def explain(self, error: Exception) -> Exception:
+        """Turn what a client raised into Trouble or Rejected (InfluxDB 1.8, "InfluxDB API reference")."""
+        if isinstance(error, ImportError):
+            return Trouble(f"{error}; “pip install -r requirements.txt” installs what is missing")
+        import requests
+        from influxdb.exceptions import InfluxDBClientError, InfluxDBServerError
+
+        to = self.destination
+        where = f"InfluxDB at {to.uri_host()}:{to.port}"
+        if isinstance(error, requests.exceptions.Timeout):
+            return Trouble(f"{where} does not answer within {INFLUXDB_SECONDS:.0f} s; see whether influxd is well")
+        if isinstance(error, requests.exceptions.SSLError):
+            return Trouble(f"{where} has no certificate that this machine trusts for that name, or speaks no TLS")
+        if isinstance(error, requests.exceptions.ConnectionError):
+            return Trouble(f"{where} cannot be reached; start influxd, or give another address with --influx")
+        if isinstance(error, InfluxDBServerError):
+            return Trouble(f"{where} has an error of its own: {error_message(str(error)) or one_line(str(error))}")
+        if not isinstance(error, InfluxDBClientError):
+            return Trouble(f"{where} cannot be used: {type(error).__name__}: {one_line(str(error))}")
+        message = error_message(error.content)
+        if message and error.code in (400, 413):
+            dropped = re.search(r"\bdropped=([0-9]+)", message)
+            return Rejected(message, int(dropped[1]) if dropped else None)
+        reason = f"{error.code or ''} {message or one_line(error.content)}".strip()
+        if error.code == 401:
+            return Trouble(f"{where} does not know user {to.username} by this password ({reason}); see --influx")
+        if error.code == 403:
+            mend = f"CREATE DATABASE {to.database}, GRANT ALL ON {to.database} TO {to.username}"
+            return Trouble(f"{where} does not let user {to.username} write ({reason}); an administrator can: {mend}")
+        if error.code == 404:
+            return Trouble(f"{where} has no such database ({reason}); an administrator can: CREATE DATABASE {to.database}")
+        return Trouble(f"{where} refuses ({reason}); see whether another program has that port")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, by name or address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def one_line(text: str) -> str:
+    """The beginning of a text, in one line."""
+    return " ".join(str(text).split())[:300]
+
+
+def error_message(content: str) -> str:
+    """The message in an answer of InfluxDB, `{"error": "…"}`; empty if it is none."""
+    try:
+        return one_line(json.loads(content)["error"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+# --------------------------------------------------------------------------------------------- Reporter
+
+
+class Reporter(threading.Thread):
+    """The daemon thread that wakes at each interval, records a point in the outbox and delivers what waits there.
+
+    It never dies: what goes wrong in a round is logged, once until it changes, and the next round tries again.
+    """
+
+    def __init__(self, outbox: Outbox, influxdb: InfluxDB, interval: float) -> None:
+        """interval is in seconds."""
+        super().__init__(name="reporter", daemon=True)
+        self.outbox, self.influxdb, self.interval = outbox, influxdb, interval
+        self.stopping = threading.Event()
+        self.recorded = monotonic()  # when the running interval began
+        self.trouble = self.rejection = ""  # what was logged last
+
+    def run(self) -> None:
+        beat = monotonic() + self.interval
+        self.attempt(lambda: self.deliver(beat))
+        while not self.stopping.wait(beat - monotonic()):
+            missed = max(0.0, monotonic() - beat) // self.interval
+            beat += self.interval * (1 + missed)  # on the old schedule, without the beats that were missed
+            self.attempt(lambda: self.report(lambda: self.deliver(beat)))
+        self.attempt(lambda: self.deliver(monotonic() + DELIVERY_SECONDS))
+
+    def stop(self) -> None:
+        """Record the last, partial interval, and let the thread deliver what waits for DELIVERY_SECONDS at most."""
+
+        def deliver() -> None:
+            self.stopping.set()
+            self.join(DELIVERY_SECONDS)
+
+        self.attempt(lambda: self.report(deliver))
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do something, and log what goes wrong."""
+        try:
+            action()
+        except sqlite3.Error as error:
+            self.log_trouble(f"{self.outbox.path} cannot be used ({error}); requests are still answered and counted")
+        except Exception as error:
+            if self.log_trouble(f"A bug in this server: {error!r}"):
+                log.exception("It came from here:")
+
+    def report(self, deliver: Callable[[], None]) -> None:
+        """Record a point, deliver it, and log how many requests there were and what became of the point."""
+        number = self.outbox.record(time_ns())
+        now = monotonic()
+        seconds, self.recorded = now - self.recorded, now
+        deliver()
+        waiting = self.outbox.waiting()
+        fate = f"points waiting in {self.outbox.path}: {waiting}" if waiting else "delivered to InfluxDB"
+        log.info("%d requests in %.0f s, %.1f per second; %s", number, seconds, number / seconds, fate)
+
+    def deliver(self, until: float) -> None:
+        """Send what waits, oldest first, until nothing does, InfluxDB is in trouble, or until (monotonic seconds)."""
+        try:
+            self.influxdb.connect()
+            while (points := self.outbox.oldest(BATCH_POINTS)) and monotonic() < until:
+                self.send(points)
+        except Trouble as trouble:
+            self.log_trouble(f"{trouble}. Points wait in {self.outbox.path}.")
+        else:
+            if self.trouble:
+                log.info("All is well again: InfluxDB takes points.")
+            self.trouble = ""
+
+    def send(self, points: list[Point]) -> None:
+        """Send neighbouring points; halve what is rejected, until the points that are at fault stand alone."""
+        try:
+            self.influxdb.write(points)
+        except Rejected as rejection:
+            if len(points) == 1 or rejection.dropped == len(points):
+                self.set_aside(points, str(rejection))
+            else:
+                middle = len(points) // 2
+                self.send(points[:middle])
+                self.send(points[middle:])
+        else:
+            self.outbox.remove(points)
+
+    def set_aside(self, points: list[Point], reason: str) -> None:
+        """Keep rejected points out of the way of the others."""
+        self.outbox.set_aside(points, reason)
+        if reason != self.rejection:
+            log.warning("InfluxDB rejects points, now kept in table rejected of %s: %s", self.outbox.path, reason)
+        self.rejection = reason
+
+    def log_trouble(self, trouble: str) -> bool:
+        """Log what is wrong, unless it was the last thing logged."""
+        changed = trouble != self.trouble
+        if changed:
+            log.warning("%s", trouble)
+        self.trouble = trouble
+        return changed
+
+
+# ================================================================================= Part III: the program
+# ----------------------------------------------------------------------------------------------- Server
+
+
+class SumServer(ThreadingHTTPServer):
+    """Accepts connections and gives each a thread of a pool, which is twice as fast as to start a thread for each."""
+
+    def __init__(
+        self, listener: socket.socket, counter: Counter, handler: type[BaseHTTPRequestHandler] = SumHandler
+    ) -> None:
+        """listener is bound and listens; other processes may accept from it, too."""
+        super().__init__(listener.getsockname(), handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        listener.setblocking(False)  # another worker may have been faster
+        self.counter = counter
+        self.renew_date()
+        self.stopping = False
+        self.handlers: set[SumHandler] = set()  # of the open connections; a set's single operations need no lock
+        self.connections = connection_limit()
+        self.free = threading.Semaphore(self.connections)  # threads that may still be taken
+        self.crowded = False  # what was logged last
+        self.pool = ThreadPoolExecutor(self.connections, thread_name_prefix="connection")
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection once there is a thread for it. An OSError makes `serve_forever` ask again."""
+        if not self.free.acquire(blocking=False):
+            self.log_crowd(f"All {self.connections} threads are busy; new connections wait in the listen backlog")
+            if not self.free.acquire(timeout=0.5):
+                raise BlockingIOError
+        try:
+            connection, address = self.socket.accept()
+        except OSError as error:
+            self.free.release()
+            if not isinstance(error, (BlockingIOError, ConnectionError)):
+                self.log_crowd(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
+                sleep(0.1)  # as the cause, such as too many open files, does not go away by asking
+            raise
+        connection.setblocking(True)  # BSD's accept() hands on the listener's mode
+        return connection, address
+
+    def renew_date(self) -> None:
+        """Make the Date field of the replies (RFC 9110 §5.6.7), which is the same for a whole second."""
+        second = int(time())
+        self.date, self.date_until = formatdate(second, usegmt=True).encode("ascii"), second + 1
+
+    def service_actions(self) -> None:
+        """Keep the date; `serve_forever` calls this twice a second at least."""
+        if time() >= self.date_until:
+            self.renew_date()
+
+    def log_crowd(self, message: str) -> None:
+        """Log that connections have to wait, once."""
+        if not self.crowded:
+            log.warning(message)
+        self.crowded = True
+
+    def process_request(self, request: socket.socket, client_address: Any) -> None:
+        try:
+            self.pool.submit(self.process_request_thread, request, client_address)
+        except RuntimeError as error:  # no thread could be started; the pool has the connection in its queue, though
+            self.log_crowd(f"{error}; new connections wait for one")
+
+    def shutdown_request(self, request: socket.socket) -> None:
+        super().shutdown_request(request)
+        self.free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that ended before its handler was set up is ordinary life; anything else is a bug."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            log.debug("%s hung up: %s", client_address[0], error)
+        else:
+            log.exception("A bug in this server: a connection could not be served")
+
+    def start(self) -> None:
+        """Accept connections, in a thread of its own."""
+        threading.Thread(target=self.serve_forever, name="accept", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop accepting, answer what is in flight for GRACE_SECONDS at most, and end every connection.
+
+        A handler that waits for a new request is woken by shutting its socket down for reading.
+        """
+        self.stopping = True
+        self.shutdown()
+        self.server_close()
+        end = monotonic() + GRACE_SECONDS
+        while self.handlers and monotonic() < end:
+            for handler in list(self.handlers):
+                if not handler.deadline:
+                    shut_down(handler.request, socket.SHUT_RD)
+            sleep(0.02)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for handler in list(self.handlers):
+            shut_down(handler.request, socket.SHUT_RDWR)
+
+
+def shut_down(sock: socket.socket, how: int) -> None:
+    """Shut a socket down, if the client or its handler has not done so first."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(how)
+
+
+def connection_limit() -> int:
+    """How many connections may be open: CONNECTIONS, or fewer where the system does not allow so many files."""
+    if os.name != "posix":
+        return CONNECTIONS
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + 64  # the rest are for the program itself
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return max(1, min(CONNECTIONS, soft - 64))
+    return CONNECTIONS
+
+
+def listen(address: Optional[str], port: int) -> socket.socket:
+    """Make the listening socket, on one address or, where that is None, on all of IPv4 and IPv6."""
+    if address is None and socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+    family, _, _, _, sockaddr = socket.getaddrinfo(
+        address or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    return socket.create_server(sockaddr[:2], family=family, backlog=BACKLOG)
+
+
+def pin(slot: int) -> None:
+    """Keep this process on one CPU, so that handing the GIL from one thread to the next costs next to nothing.
+
+    `SCHED_BATCH` keeps a thread that wakes from pushing aside the one that has the GIL. Both are Linux's; where they
+    are missing or forbidden, the scheduler does as it likes. Slots share the CPUs evenly.
+    """
+    if GIL and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):
+            allowed = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {allowed[slot % len(allowed)]})
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+# ---------------------------------------------------------------------------------------------- Workers
+
+
+class Workers:
+    """Several processes that accept from one listening socket, each with a CPU and a cell of the counter to itself."""
+
+    def __init__(self, listener: socket.socket, counter: Counter, options: argparse.Namespace) -> None:
+        from multiprocessing import get_context  # only here, as one process has no need of it
+
+        self.context = get_context("spawn")  # on every system, and without a copy of this process's threads
+        self.listener, self.counter, self.options = listener, counter, options
+        self.processes: dict[int, Any] = {}
+        self.pipes: dict[int, Any] = {}  # what is said into one is the order to stop; its end, that this process died
+        self.stopping = threading.Event()
+
+    def start(self) -> None:
+        for number in range(1, self.options.workers + 1):
+            self.spawn(number)
+        threading.Thread(target=self.replace_dead, name="workers", daemon=True).start()
+
+    def spawn(self, number: int) -> None:
+        """Start worker number (1 to WORKERS)."""
+        far, self.pipes[number] = self.context.Pipe(duplex=False)
+        arguments = (number, self.listener, self.counter.path, self.options, far)
+        process = self.context.Process(target=work, args=arguments, name=f"worker {number}", daemon=True)
+        process.start()
+        far.close()
+        self.processes[number] = process
+
+    def replace_dead(self) -> None:
+        """Start a new worker for each that dies, until the program stops."""
+        from multiprocessing.connection import wait
+
+        while not self.stopping.is_set():
+            wait([process.sentinel for process in self.processes.values()], timeout=0.5)
+            for number, process in list(self.processes.items()):
+                if process.exitcode is not None and not self.stopping.wait(RESPAWN_SECONDS):
+                    log.warning("Worker %d died (exit code %d); another takes its place", number, process.exitcode)
+                    self.pipes[number].close()
+                    self.spawn(number)
+
+    def stop(self) -> None:
+        """Let every worker stop as a single server does; kill what has not ended by then."""
+        self.stopping.set()
+        for pipe in self.pipes.values():
+            with contextlib.suppress(OSError):
+                pipe.send_bytes(b"stop")
+        end = monotonic() + GRACE_SECONDS + 1.0
+        for process in list(self.processes.values()):
+            process.join(max(0.0, end - monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self.listener.close()
+
+
+def work(number: int, listener: socket.socket, path: str, options: argparse.Namespace, pipe: Any) -> None:
+    """The life of a worker process."""
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # Ctrl-C and systemd tell all; the order to stop comes by the pipe
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    configure_logging(options)
+    server = make_server(listener, open_cell(path, number), options, number)
+    server.start()
+    try:
+        pipe.recv_bytes()
+    except EOFError:
+        os._exit(1)  # the program was killed; it cannot count on anybody who goes on
+    server.stop()
+
+
+def open_cell(path: str, number: int) -> Counter:
+    """Open a worker's cell of the counter. One whose program was killed may still be about to let go of it."""
+    end = monotonic() + GRACE_SECONDS
+    while True:
+        try:
+            return Counter(path, number)
+        except StartError:
+            if monotonic() > end:
+                raise
+            sleep(0.05)
+
+
+# ----------------------------------------------------------------------------------------- Command line
+
+EXAMPLES = """\
+examples:
+  python webserver_influx.py
+      serve on port 8008, send statistics to the InfluxDB on this machine
+  curl -G -d a=3 -d b=3 http://localhost:8008
+      Sum: 6.0
+  curl -H 'Content-Type: application/json' -d '{"a": 3, "b": 3}' http://localhost:8008
+      Sum: 6.0
+  python webserver_influx.py --influx influxdb://math_server:math_server1@db.example.org:8086/math_server
+      send them to the InfluxDB of another machine
+"""
+
+
+def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
+    """Read the command line; bad usage ends the program with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="webserver_influx.py",
+        description="Adds up numbers over HTTP, counts the requests, and reports how many to InfluxDB 1.8.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--bind", metavar="ADDRESS", help="the address to listen on (default: all, IPv4 and IPv6)")
+    add("--port", metavar="N", type=port_number, default=PORT, help=f"the port; 0 takes a free one (default: {PORT})")
+    add(
+        "--influx",
+        metavar="DSN",
+        help=f"where statistics go: [https+]influxdb://user:password@host:port/database (default: {DSN_VARIABLE} in the "
+        f"environment, where ps does not show a password, or database {DATABASE} of user {USER} at localhost:8086)",
+    )
+    add(
+        "--interval",
+        metavar="SECONDS",
+        type=positive_seconds,
+        default=INTERVAL_SECONDS,
+        help=f"the time between two points (default: {INTERVAL_SECONDS:.0f})",
+    )
+    add(
+        "--tag",
+        metavar="KEY=VALUE",
+        type=tag,
+        action="append",
+        default=[],
+        help="a further tag of each point, so that servers can share a database; may be repeated",
+    )
+    add(
+        "--state",
+        metavar="FILE",
+        default=STATE_FILE,
+        help="where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: keeps both in memory: "
+        f"what is not delivered when the program ends is lost (default: {STATE_FILE})",
+    )
+    add("--workers", metavar="N", type=worker_count, default=1, help="processes, or auto: one for each CPU (default: 1)")
+    add("--no-pin", action="store_true", help="let the system place the program on its CPUs (default: one CPU each)")
+    add("--access-log", action="store_true", help="log each request, which costs much of the speed (default: off)")
+    add("--verbose", action="store_true", help="log what only a developer wants to know, too (default: off)")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    options = parser.parse_args(argv)
+    options.tags = dict(options.tag)
+    if len(options.tags) != len(options.tag):
+        parser.error("argument --tag: a key is given twice")
+    name, dsn = ("argument --influx", options.influx) if options.influx is not None else (DSN_VARIABLE, os.environ.get(DSN_VARIABLE))
+    try:
+        options.destination = Destination() if dsn is None else parse_dsn(dsn)
+    except ValueError as error:
+        parser.error(f"{name}: not a data source name such as influxdb://user:password@host:8086/database: {error}")
+    return options
+
+
+def port_number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
+    return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    seconds = numbers([text])
+    if not seconds or not 0.001 <= seconds[0] <= threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds such as 60")
+    return seconds[0]
+
+
+def worker_count(text: str) -> int:
+    if text == "auto":
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return min(cpus or 1, WORKERS)
+    if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {WORKERS}, or auto")
+    return int(text)
+
+
+def tag(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if not key or not value or "\\" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, without a backslash and in one line")
+    if key in ("request", "time") or key.startswith("_"):
+        raise argparse.ArgumentTypeError(f"{key!r} is a key of the server or of InfluxDB itself")
+    return key, value
+
+
+def configure_logging(options: argparse.Namespace) -> None:
+    """Log to standard error, the times in those of the machine."""
+    level = logging.DEBUG if options.verbose else logging.INFO
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    log.setLevel(level)
+
+
+def make_server(listener: socket.socket, counter: Counter, options: argparse.Namespace, worker: int) -> SumServer:
+    """Make the server of this process, and the process ready for it."""
+    if not options.no_pin:
+        pin(listener.getsockname()[1] + worker)
+    threading.stack_size(STACK_BYTES)  # of the threads that come from now on
+    return SumServer(listener, counter, LoggingHandler if options.access_log else SumHandler)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until Ctrl-C or SIGTERM. Raises StartError, OSError if that is not possible."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen(options.bind, options.port))
+        count_file = f"{options.state}-count"
+        if options.state == ":memory:":
+            count_file = ":memory:"
+            if options.workers > 1:  # who share the count through a file
+                count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
+        counter = stack.enter_context(contextlib.closing(Counter(count_file)))
+        outbox = stack.enter_context(contextlib.closing(Outbox(options.state, counter)))
+        recovered = outbox.recover(round(options.interval * 1e9), time_ns())
+        if recovered:
+            log.info("The server was killed when it ran last; %d requests it had counted are now in a point", recovered)
+        reporter = Reporter(outbox, InfluxDB(options.destination, options.tags), options.interval)
+        reporter.start()
+        if options.workers > 1:
+            service: Any = Workers(listener, counter, options)
+        else:
+            service = make_server(listener, counter, options, 0)
+        service.start()
+        announce(listener, options)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                sleep(60)
+        service.stop()
+        reporter.stop()
+
+
+def announce(listener: socket.socket, options: argparse.Namespace) -> None:
+    """Print where the server is and where statistics go."""
+    host, port = listener.getsockname()[:2]
+    where = "localhost" if options.bind is None else f"[{host}]" if ":" in host else host
+    print(
+        f"Serving on http://{where}:{port}{' and all other addresses' if options.bind is None else ''}; Ctrl-C stops.\n"
+        f"Statistics go to {options.destination} every {options.interval:g} s; until then they are in {options.state}.",
+        flush=True,
+    )
+
+
+def main(argv: Optional[list[str]] = None) -> int:
+    """Run the program; return its exit status: 0, 1 when it could not start, 130 after a second Ctrl-C."""
+    options = parse_arguments(argv)
+    configure_logging(options)
+    for name in ("SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        run(options)
+    except (StartError, OSError) as error:
+        print(f"webserver_influx.py: error: {explain_start(error, options)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        logging.shutdown()
+        os._exit(130)
+    return 0
+
+
+def explain_start(error: Exception, options: argparse.Namespace) -> str:
+    """Why the program could not start, in one line."""
+    if isinstance(error, OSError) and error.filename is None:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        return f"cannot listen on {options.bind or 'any address'}, port {options.port}: {reason}; give another --port or --bind"
+    return f"{error.filename}: {error.strerror}; give another --state" if isinstance(error, OSError) else str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
