@@ -104,7 +104,7 @@ AUTHORITY = rb"(?:\[([^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)
 # RFC 9112 §3.2     origin-form / absolute-form; visible characters, as browsers send some that RFC 3986 would
 #                   encode, but no "#", because a fragment is never sent
 VISIBLE = rb"[\x21\x22\x24-\x7e]*"
-REQUEST_TARGET = re.compile(rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*://)" + VISIBLE)
+is_request_target = re.compile(rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*://)" + VISIBLE).fullmatch
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
 HTTP_VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
@@ -114,7 +114,8 @@ BWS = rb"[\t ]*"
 CHUNK_EXT = BWS + b";" + BWS + TOKEN + b"(?:" + BWS + b"=" + BWS + b"(?:" + TOKEN + b"|" + QUOTED_STRING + b"))?"
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)(?:" + CHUNK_EXT + rb")*\r\n")
 
-METHOD = re.compile(TOKEN)
+is_method = re.compile(TOKEN).fullmatch
+METHODS = (b"GET", b"HEAD", b"POST")
 FIELD_SECTION = re.compile(rb"(?:" + FIELD_LINE + rb"\r\n)*")
 TRAILER_LINE = re.compile(FIELD_LINE + rb"\r\n")
 HOST = re.compile(AUTHORITY)
@@ -160,8 +161,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
     """
     head, end, rest = buffer.partition(b"\r\n\r\n")
     if not end:
-        if buffer:
-            refuse_early(buffer)
+        refuse_early(buffer)
         return None
     if len(head) > REQUEST_LINE_BYTES:
         refuse_long(head)
@@ -169,12 +169,12 @@ def take_head(buffer: bytes) -> Optional[Head]:
         method, target, version_and_fields = head.split(b" ", 2)
     except ValueError:
         raise RequestError(400, "The request line is not “method request-target HTTP-version”.") from None
-    if method not in SumHandler.methods and not METHOD.fullmatch(method):
+    if method not in METHODS and not is_method(method):
         if buffer.startswith(b"\r\n"):  # one empty line before a request is ignored (RFC 9112 §2.2)
             return take_head(buffer[2:])
         raise RequestError(400, "The method is not a token.")
     fields = read_fields(version_and_fields)
-    if not REQUEST_TARGET.fullmatch(target) and not is_special_target(method, target):
+    if not is_request_target(target) and not is_special_target(method, target):
         raise RequestError(400, "The request-target is not a path or an absolute URI in visible ASCII characters.")
     return method, target, fields, rest
 
@@ -268,7 +268,7 @@ def check_host(hosts: list[bytes], http_1_0: bool) -> None:
 
 
 def is_ip_literal(address: bytes) -> bool:
-    """Whether this may stand in brackets as a host: an IPv6 address (RFC 3986 §3.2.2), no IPvFuture, as none exists."""
+    """Whether this may stand in brackets as a host: an IPv6 address (RFC 3986 §3.2.2); no IPvFuture exists."""
     try:
         socket.inet_pton(socket.AF_INET6, address.decode("ascii"))
     except (OSError, ValueError):
@@ -348,14 +348,15 @@ def skip_trailers(buffer: bytes) -> Generator[None, bytes, bytes]:
 # -------------------------------------------------------------------------------------------------- Sum
 
 
+QUERY_VALUE = re.compile(rb"=([^&]*)")
 PERCENT, PLUS = b"%+"
 
 
 def query_numbers(query: bytes) -> list[float]:
     """The numbers among the values of a query (WHATWG URL, application/x-www-form-urlencoded)."""
-    values = [pair.partition(b"=")[2] for pair in query.split(b"&")]
+    values = QUERY_VALUE.findall(query)
     if PERCENT in query or PLUS in query:
-        return numbers([unquote_plus(value.decode("ascii")) for value in values])
+        values = [unquote_plus(value.decode("ascii")) for value in values]
     return numbers(values)
 
 
@@ -523,11 +524,11 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def answer_requests(self) -> None:
         """Answer requests until one of the two sides ends the connection."""
-        server, methods, due = self.server, self.methods, self.due
+        server, receive, methods, due = self.server, self.receive, self.methods, self.due
         increment = server.counter.increment
-        while data := self.receive():
+        while data := receive():
             self.buffer += data
-            while head := take_head(self.buffer):
+            while self.buffer and (head := take_head(self.buffer)):
                 self.method, self.target, fields, self.buffer = head
                 self.connection, body_length, expectation, self.media_type = fields
                 self.deadline = None
@@ -650,7 +651,7 @@ class SumHandler(BaseHTTPRequestHandler):
         self.linger()
 
     def linger(self) -> None:
-        """Read on for a while: closing with bytes unread would reset the connection under the reply (RFC 9112 §9.6)."""
+        """Read on for a while: a close with bytes unread would reset the connection under the reply (RFC 9112 §9.6)."""
         self.request.shutdown(socket.SHUT_WR)
         self.deadline = monotonic() + LINGER_SECONDS
         with contextlib.suppress(RequestError):
@@ -828,7 +829,7 @@ class Outbox:
     def initialize(self) -> None:
         """Make the tables, in one transaction."""
         if self.counter.total():
-            raise StartError(f"{self.path} is missing, but {self.counter.path} is there; restore it, or move that away.")
+            raise StartError(f"{self.path} is missing, {self.counter.path} is not; restore it, or move the other away.")
         self.database.executescript(self.SCHEMA % (self.APPLICATION_ID, self.VERSION))
         self.database.execute("INSERT INTO state VALUES (?, 0, ?)", (self.counter.identity, time_ns()))
         self.database.commit()
@@ -1065,7 +1066,7 @@ class InfluxDB:
             mend = f"CREATE DATABASE {to.database}, GRANT ALL ON {to.database} TO {to.username}"
             return Trouble(f"{where} does not let user {to.username} write ({reason}); an administrator can: {mend}")
         if error.code == 404:
-            return Trouble(f"{where} has no such database ({reason}); an administrator can: CREATE DATABASE {to.database}")
+            return Trouble(f"{where} has no database ({reason}); an administrator can: CREATE DATABASE {to.database}")
         return Trouble(f"{where} refuses ({reason}); see whether another program has that port")
 
 
@@ -1109,38 +1110,38 @@ class Reporter(threading.Thread):
 
     def run(self) -> None:
         beat = monotonic() + self.interval
-        self.attempt(lambda: self.deliver(beat))
+        self.attempt(self.deliver, beat)
         while not self.stopping.wait(beat - monotonic()):
             missed = max(0.0, monotonic() - beat) // self.interval
             beat += self.interval * (1 + missed)  # on the old schedule, without the beats that were missed
-            self.attempt(lambda: self.report(lambda: self.deliver(beat)))
-        self.attempt(lambda: self.deliver(monotonic() + DELIVERY_SECONDS))
+            self.attempt(self.report, self.deliver, beat)
+        self.attempt(self.deliver, monotonic() + DELIVERY_SECONDS)
 
     def stop(self) -> None:
         """Record the last, partial interval, and let the thread deliver what waits for DELIVERY_SECONDS at most."""
+        self.attempt(self.report, self.finish)
 
-        def deliver() -> None:
-            self.stopping.set()
-            self.join(DELIVERY_SECONDS)
+    def finish(self) -> None:
+        """Make the thread deliver a last time, and wait for it."""
+        self.stopping.set()
+        self.join(DELIVERY_SECONDS)
 
-        self.attempt(lambda: self.report(deliver))
-
-    def attempt(self, action: Callable[[], None]) -> None:
+    def attempt(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do something, and log what goes wrong."""
         try:
-            action()
+            action(*arguments)
         except sqlite3.Error as error:
             self.log_trouble(f"{self.outbox.path} cannot be used ({error}); requests are still answered and counted")
         except Exception as error:
             if self.log_trouble(f"A bug in this server: {error!r}"):
                 log.exception("It came from here:")
 
-    def report(self, deliver: Callable[[], None]) -> None:
+    def report(self, deliver: Callable[..., None], *arguments: Any) -> None:
         """Record a point, deliver it, and log how many requests there were and what became of the point."""
         number = self.outbox.record(time_ns())
         now = monotonic()
         seconds, self.recorded = now - self.recorded, now
-        deliver()
+        deliver(*arguments)
         waiting = self.outbox.waiting()
         fate = f"points waiting in {self.outbox.path}: {waiting}" if waiting else "delivered to InfluxDB"
         log.info("%d requests in %.0f s, %.1f per second; %s", number, seconds, number / seconds, fate)
@@ -1310,13 +1311,17 @@ def connection_limit() -> int:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Make the listening socket, on one address or, where that is None, on all of IPv4 and IPv6."""
-    if address is None and socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
-    family, _, _, _, sockaddr = socket.getaddrinfo(
-        address or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    return socket.create_server(sockaddr[:2], family=family, backlog=BACKLOG)
+    """Make the listening socket, on one address or, where that is None, on all of IPv4 and IPv6. Raises StartError."""
+    try:
+        if address is None and socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        resolved = socket.getaddrinfo(address or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, sockaddr = resolved[0]
+        return socket.create_server(sockaddr[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        where = f"{address or 'any address'}, port {port}"
+        raise StartError(f"cannot listen on {where}: {reason}; give another --port or --bind") from None
 
 
 def pin(slot: int) -> None:
@@ -1430,63 +1435,6 @@ examples:
 """
 
 
-def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
-    """Read the command line; bad usage ends the program with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="webserver_influx.py",
-        description="Adds up numbers over HTTP, counts the requests, and reports how many to InfluxDB 1.8.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--bind", metavar="ADDRESS", help="the address to listen on (default: all, IPv4 and IPv6)")
-    add("--port", metavar="N", type=port_number, default=PORT, help=f"the port; 0 takes a free one (default: {PORT})")
-    add(
-        "--influx",
-        metavar="DSN",
-        help=f"where statistics go: [https+]influxdb://user:password@host:port/database (default: {DSN_VARIABLE} in the "
-        f"environment, where ps does not show a password, or database {DATABASE} of user {USER} at localhost:8086)",
-    )
-    add(
-        "--interval",
-        metavar="SECONDS",
-        type=positive_seconds,
-        default=INTERVAL_SECONDS,
-        help=f"the time between two points (default: {INTERVAL_SECONDS:.0f})",
-    )
-    add(
-        "--tag",
-        metavar="KEY=VALUE",
-        type=tag,
-        action="append",
-        default=[],
-        help="a further tag of each point, so that servers can share a database; may be repeated",
-    )
-    add(
-        "--state",
-        metavar="FILE",
-        default=STATE_FILE,
-        help="where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: keeps both in memory: "
-        f"what is not delivered when the program ends is lost (default: {STATE_FILE})",
-    )
-    add("--workers", metavar="N", type=worker_count, default=1, help="processes, or auto: one for each CPU (default: 1)")
-    add("--no-pin", action="store_true", help="let the system place the program on its CPUs (default: one CPU each)")
-    add("--access-log", action="store_true", help="log each request, which costs much of the speed (default: off)")
-    add("--verbose", action="store_true", help="log what only a developer wants to know, too (default: off)")
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    options = parser.parse_args(argv)
-    options.tags = dict(options.tag)
-    if len(options.tags) != len(options.tag):
-        parser.error("argument --tag: a key is given twice")
-    name, dsn = ("argument --influx", options.influx) if options.influx is not None else (DSN_VARIABLE, os.environ.get(DSN_VARIABLE))
-    try:
-        options.destination = Destination() if dsn is None else parse_dsn(dsn)
-    except ValueError as error:
-        parser.error(f"{name}: not a data source name such as influxdb://user:password@host:8086/database: {error}")
-    return options
-
-
 def port_number(text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
@@ -1518,6 +1466,77 @@ def tag(text: str) -> tuple[str, str]:
     return key, value
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--bind": {"metavar": "ADDRESS", "help": "the address to listen on (default: all, IPv4 and IPv6)"},
+    "--port": {
+        "metavar": "N",
+        "type": port_number,
+        "default": PORT,
+        "help": f"the port; 0 takes a free one (default: {PORT})",
+    },
+    "--influx": {
+        "metavar": "DSN",
+        "help": "where statistics go: [https+]influxdb://user:password@host:port/database (default: "
+        f"{DSN_VARIABLE} in the environment, where ps does not show a password; else database {DATABASE} of user "
+        f"{USER} at localhost:8086)",
+    },
+    "--interval": {
+        "metavar": "SECONDS",
+        "type": positive_seconds,
+        "default": INTERVAL_SECONDS,
+        "help": f"the time between two points (default: {INTERVAL_SECONDS:.0f})",
+    },
+    "--tag": {
+        "metavar": "KEY=VALUE",
+        "type": tag,
+        "action": "append",
+        "default": [],
+        "help": "a further tag of each point, so that servers can share a database; may be repeated (default: none)",
+    },
+    "--state": {
+        "metavar": "FILE",
+        "default": STATE_FILE,
+        "help": "where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file: "
+        f"what is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})",
+    },
+    "--workers": {
+        "metavar": "N",
+        "type": worker_count,
+        "default": 1,
+        "help": "processes, or auto: one for each CPU (default: 1)",
+    },
+    "--no-pin": {"action": "store_true", "help": "let the system place the program (default: a CPU a process)"},
+    "--access-log": {"action": "store_true", "help": "log each request, at the cost of speed (default: off)"},
+    "--verbose": {"action": "store_true", "help": "log what only a developer wants to know, too (default: off)"},
+    "--version": {"action": "version", "version": f"%(prog)s {__version__}"},
+}
+
+
+def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
+    """Read the command line; bad usage ends the program with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="webserver_influx.py",
+        description="Adds up numbers over HTTP, counts the requests, and reports how many to InfluxDB 1.8.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, settings in OPTIONS.items():
+        parser.add_argument(name, **settings)
+    options = parser.parse_args(argv)
+    options.tags = dict(options.tag)
+    if len(options.tags) != len(options.tag):
+        parser.error("argument --tag: a key is given twice")
+    source, dsn = "argument --influx", options.influx
+    if dsn is None:
+        source, dsn = DSN_VARIABLE, os.environ.get(DSN_VARIABLE)
+    try:
+        options.destination = Destination() if dsn is None else parse_dsn(dsn)
+    except ValueError as error:
+        parser.error(f"{source}: not influxdb://user:password@host:port/database: {error}")
+    return options
+
+
 def configure_logging(options: argparse.Namespace) -> None:
     """Log to standard error, the times in those of the machine."""
     level = logging.DEBUG if options.verbose else logging.INFO
@@ -1533,8 +1552,30 @@ def make_server(listener: socket.socket, counter: Counter, options: argparse.Nam
     return SumServer(listener, counter, LoggingHandler if options.access_log else SumHandler)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Serve until Ctrl-C or SIGTERM. Raises StartError, OSError if that is not possible."""
+def catch_signals() -> socket.socket:
+    """Return a socket that has something to read once Ctrl-C or SIGTERM has asked to stop; a second one is obeyed here.
+
+    The byte comes from C (`set_wakeup_fd`), so that a signal between two system calls is not overlooked.
+    """
+    readable, writable = socket.socketpair()
+    writable.setblocking(False)
+    asked: list[Any] = [writable]  # which keeps the socket open
+
+    def ask(*signal_and_frame: Any) -> None:
+        if len(asked) > 1:
+            os._exit(130)
+        asked.append(signal_and_frame)
+
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as it is in the background of a script
+            signal.signal(number, ask)
+    signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
+    return readable
+
+
+def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
+    """Serve until there is something to read from stop_asked. Raises StartError, OSError if it cannot."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.bind, options.port))
         count_file = f"{options.state}-count"
@@ -1555,9 +1596,7 @@ def run(options: argparse.Namespace) -> None:
             service = make_server(listener, counter, options, 0)
         service.start()
         announce(listener, options)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                sleep(60)
+        stop_asked.recv(1)
         service.stop()
         reporter.stop()
 
@@ -1574,29 +1613,16 @@ def announce(listener: socket.socket, options: argparse.Namespace) -> None:
 
 
 def main(argv: Optional[list[str]] = None) -> int:
-    """Run the program; return its exit status: 0, 1 when it could not start, 130 after a second Ctrl-C."""
+    """Run the program; return its exit status: 0, or 1 if it could not start. A second Ctrl-C ends it with 130."""
     options = parse_arguments(argv)
     configure_logging(options)
-    for name in ("SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
-        run(options)
+        run(options, catch_signals())
     except (StartError, OSError) as error:
-        print(f"webserver_influx.py: error: {explain_start(error, options)}", file=sys.stderr)
+        reason = f"{options.state}: {error.strerror}; give another --state" if isinstance(error, OSError) else error
+        print(f"webserver_influx.py: error: {reason}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        logging.shutdown()
-        os._exit(130)
     return 0
-
-
-def explain_start(error: Exception, options: argparse.Namespace) -> str:
-    """Why the program could not start, in one line."""
-    if isinstance(error, OSError) and error.filename is None:
-        reason = (error.strerror or str(error)).partition(" (while")[0]
-        return f"cannot listen on {options.bind or 'any address'}, port {options.port}: {reason}; give another --port or --bind"
-    return f"{error.filename}: {error.strerror}; give another --state" if isinstance(error, OSError) else str(error)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,29 @@
 
     python peers.py NAME PORT       # serves until it is killed
 
-Each adds up the numbers of a query string, or those of a JSON object in a POST, and answers `Sum: 6.0` as text/plain. Each
-is one process that serves (granian and gunicorn have one more, idle, that watches over it), without an access log, with a
-backlog and an idle time-out that drop no connection of the benchmark. Where a framework parses the query and the JSON
-itself, its way is used; where it does not, urllib.parse and json are, as Starlette and Werkzeug use them.
+Each adds up the numbers of a query string, or those of a JSON object in a POST, and answers `Sum: 6.0` as text/plain.
+Each is one process that serves (Granian and gunicorn have one more, idle, that watches over it), without an access log,
+with a backlog and an idle time-out that drop no connection of the benchmark. Where a framework parses the query and the
+JSON itself, its way is used; where it does not, urllib.parse and json are, as Starlette and Werkzeug use them.
 
 Imports are inside the functions, so that a peer that is not installed stops nobody else.
 """
+
+import contextlib
 import json
 import sys
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 HOST = "127.0.0.1"
 TEXT = "text/plain; charset=utf-8"
-BACKLOG = 4096          # connections; more than the benchmark opens at once
-IDLE_S = 300            # seconds; longer than the benchmark leaves a connection idle
-CONNECTIONS = 20_000    # more than the benchmark opens
+BACKLOG = 4096  # connections not yet accepted; as many as Linux admits by default
+IDLE_S = 300  # seconds; longer than the benchmark leaves a connection idle
+CONNECTIONS = 20_000  # more than the benchmark opens
 
 
 def sum_of(numbers):
-    return "Sum: %s" % sum(map(float, numbers))
+    return f"Sum: {sum(map(float, numbers))}"
 
 
 def sum_of_query(query):
@@ -33,6 +36,7 @@ def sum_of_json(body):
 
 
 # --- bare interfaces: ASGI, WSGI, http.server
+
 
 async def asgi(scope, receive, send):
     if scope["method"] == "POST":
@@ -63,8 +67,20 @@ def wsgi(environ, start_response):
 def serve_asgi(app, port):
     """uvicorn with the parts that its documentation names for speed: uvloop and httptools."""
     import uvicorn
-    uvicorn.run(app, host=HOST, port=port, loop="uvloop", http="httptools", ws="none", lifespan="off", access_log=False,
-                log_level="warning", backlog=BACKLOG, timeout_keep_alive=IDLE_S)
+
+    uvicorn.run(
+        app,
+        host=HOST,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_S,
+    )
 
 
 def uvicorn(port):
@@ -72,18 +88,30 @@ def uvicorn(port):
 
 
 def waitress(port):
-    """poll(2), because select(2) ends at descriptor 1024; 16 threads, because under load the default 4 starve its main loop."""
+    """poll(2), because select(2) ends at descriptor 1024; 16 threads, because the default 4 starve its main loop."""
     import logging
+
     import waitress
+
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    waitress.serve(wsgi, host=HOST, port=port, backlog=BACKLOG, connection_limit=CONNECTIONS, channel_timeout=IDLE_S,
-                   asyncore_use_poll=True, threads=16, _quiet=True)
+    waitress.serve(
+        wsgi,
+        host=HOST,
+        port=port,
+        backlog=BACKLOG,
+        connection_limit=CONNECTIONS,
+        channel_timeout=IDLE_S,
+        asyncore_use_poll=True,
+        threads=16,
+        _quiet=True,
+    )
 
 
 def cheroot(port):
     from cheroot.wsgi import Server
+
     server = Server((HOST, port), wsgi, request_queue_size=BACKLOG, timeout=IDLE_S)
-    server.keep_alive_conn_limit = None     # the default closes the 11th
+    server.keep_alive_conn_limit = None  # the default closes the 11th
     server.start()
 
 
@@ -107,6 +135,8 @@ def http_server(port):
             self.send_response(200)
             self.send_header("Content-Type", TEXT)
             self.send_header("Content-Length", str(len(body)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body)
 
@@ -124,34 +154,52 @@ def http_server(port):
 
 # --- frameworks
 
+
 def granian(port):
-    """RSGI, its own and fastest interface, with the settings of its own benchmarks (one worker, HTTP/1 only, no websockets,
-    uvloop, `mt`) and its option for pipelined requests."""
+    """RSGI, its own and fastest interface, with the settings of its own benchmarks (one worker, HTTP/1 only, no
+    websockets, uvloop, `mt`) and its option for pipelined requests."""
     from granian import Granian
     from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
     from granian.http import HTTP1Settings
-    Granian("peers:rsgi", address=HOST, port=port, interface=Interfaces.RSGI, http=HTTPModes.http1, websockets=False,
-            loop=Loops.uvloop, runtime_mode=RuntimeModes.mt, backlog=BACKLOG, backpressure=CONNECTIONS,
-            http1_settings=HTTP1Settings(pipeline_flush=True), log_level="warning").serve()
+
+    Granian(
+        "peers:rsgi",
+        address=HOST,
+        port=port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        loop=Loops.uvloop,
+        runtime_mode=RuntimeModes.mt,
+        backlog=BACKLOG,
+        backpressure=CONNECTIONS,
+        http1_settings=HTTP1Settings(pipeline_flush=True),
+        log_level="warning",
+    ).serve()
 
 
 async def rsgi(scope, protocol):
-    if scope.method == "POST":
-        reply = sum_of_json(await protocol())
-    else:
-        reply = sum_of_query(scope.query_string)
+    reply = sum_of_json(await protocol()) if scope.method == "POST" else sum_of_query(scope.query_string)
     protocol.response_str(200, [("content-type", TEXT)], reply)
 
 
 def socketify(port):
-    """Asks for the numbers by name, which its C++ parser answers; all of the query it would parse in Python."""
+    """Asks for the numbers by name, which its C++ parser answers; all of a query it would parse in Python. The body
+    comes by `on_data`, because `get_json` crashes under load."""
     from socketify import App, AppListenOptions
 
     def get(response, request):
         response.send(sum_of([request.get_query("a"), request.get_query("b")]), TEXT.encode())
 
-    async def post(response, request):
-        response.cork_send(sum_of((await response.get_json()).values()), TEXT.encode())
+    def post(response, request):
+        body = bytearray()
+
+        def take(response, chunk, is_end):
+            body.extend(chunk or b"")
+            if is_end:
+                response.cork_send(sum_of_json(body), TEXT.encode())
+
+        response.on_data(take)
 
     app = App()
     app.get("/", get)
@@ -162,8 +210,8 @@ def socketify(port):
 
 def aiohttp(port):
     """On uvloop, as its deployment guide has it."""
-    from aiohttp import web
     import uvloop
+    from aiohttp import web
 
     async def get(request):
         return web.Response(text=sum_of(request.query.values()))
@@ -173,8 +221,16 @@ def aiohttp(port):
 
     app = web.Application()
     app.add_routes([web.get("/", get), web.post("/", post)])
-    web.run_app(app, host=HOST, port=port, access_log=None, print=None, backlog=BACKLOG, keepalive_timeout=IDLE_S,
-                loop=uvloop.new_event_loop())
+    web.run_app(
+        app,
+        host=HOST,
+        port=port,
+        access_log=None,
+        print=None,
+        backlog=BACKLOG,
+        keepalive_timeout=IDLE_S,
+        loop=uvloop.new_event_loop(),
+    )
 
 
 def blacksheep(port):
@@ -232,9 +288,21 @@ def fastapi(port):
 def flask(port):
     """One gunicorn worker with threads, keep-alive and its C parser."""
     from gunicorn.app.wsgiapp import run
-    sys.argv[1:] = [f"--bind={HOST}:{port}", "--worker-class=gthread", "--threads=4", f"--keep-alive={IDLE_S}",
-                    f"--backlog={BACKLOG}", f"--worker-connections={CONNECTIONS}", "--http-parser=fast",
-                    "--worker-tmp-dir=/dev/shm", "--no-control-socket", "--log-level=warning", "peers:flask_app()"]
+
+    sys.argv[1:] = [
+        f"--bind={HOST}:{port}",
+        "--worker-class=gthread",
+        "--threads=4",
+        f"--keep-alive={IDLE_S}",
+        f"--backlog={BACKLOG}",
+        f"--worker-connections={CONNECTIONS}",
+        "--http-parser=fast",
+        "--worker-tmp-dir=/dev/shm",
+        "--timeout=0",  # or it would be killed for having been halted while others were measured
+        "--no-control-socket",
+        "--log-level=warning",
+        "peers:flask_app()",
+    ]
     run()
 
 
@@ -273,9 +341,40 @@ def bottle(port):
     app.run(server="cheroot", host=HOST, port=port, quiet=True, request_queue_size=BACKLOG, timeout=IDLE_S)
 
 
-PEERS = {"uvicorn": uvicorn, "granian": granian, "socketify": socketify, "aiohttp": aiohttp, "blacksheep": blacksheep,
-         "robyn": robyn, "fastapi": fastapi, "flask": flask, "waitress": waitress, "cheroot": cheroot, "bottle": bottle,
-         "http.server": http_server}
+def floor(port):
+    """What the design of webserver_influx.py costs by itself: all of its server, but no HTTP. Whatever arrives is
+    answered with a constant."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import webserver_influx as ours
+
+    reply = f"HTTP/1.1 200 OK\r\nContent-Type: {TEXT}\r\nContent-Length: 8\r\n\r\nSum: 6.0".encode()
+
+    def handle(self):
+        with contextlib.suppress(OSError):
+            ours.yield_turn()
+            while self.request.recv(ours.RECEIVE_BYTES):
+                self.request.sendall(reply)
+                ours.yield_turn()
+
+    ours.SumHandler.handle = handle
+    ours.main(["--bind", HOST, "--port", str(port), "--state", ":memory:"])
+
+
+PEERS = {
+    "uvicorn": uvicorn,
+    "granian": granian,
+    "socketify": socketify,
+    "aiohttp": aiohttp,
+    "blacksheep": blacksheep,
+    "robyn": robyn,
+    "fastapi": fastapi,
+    "flask": flask,
+    "waitress": waitress,
+    "cheroot": cheroot,
+    "bottle": bottle,
+    "http.server": http_server,
+    "floor": floor,
+}
 
 if __name__ == "__main__":
     PEERS[sys.argv[1]](int(sys.argv[2]))

@@ -1,54 +1,55 @@
-"""What the benchmark measured, as a Markdown table, as a list of targets and as an SVG chart. Pure functions, no I/O.
+"""What the benchmark measured: as a Markdown table, as a list of targets, as an SVG chart. Pure functions, no I/O.
 
-`results` is a dict from (placement, server, column) to one value per round; `titles` is one from server to title. Beside a
-column "x" there may be "x busy", the CPU seconds per second that wrk used, and "x failed", the requests that failed.
+`results` is a dict from (placement, server, column) to one value per round; `titles` is one from server to title.
+Beside a column "x" there may be "x busy", the CPU seconds per second of the load, and "x failed", failed requests.
 """
+
 from html import escape
 from statistics import median
 from typing import NamedTuple
 
 OURS, NGINX, FLOOR = "ours", "nginx", "floor"
-BUSY = 0.95     # CPU seconds per second from which wrk, a single thread, may be what limits a figure
+RIVALS = "rivals"  # all others
+BUSY = 0.9  # CPU seconds per second from which a load of one thread may be what limits a figure
 
 
 class Column(NamedTuple):
     heading: str
-    unit: float = 1000      # a figure is shown in this unit
+    unit: float = 1000  # figures are shown in this unit
     digits: int = 1
 
 
 COLUMNS = {
-    "get-16": Column("GET, 16"),
+    "get-16": Column("GET, 16 connections"),
     "get-64": Column("GET, 64"),
     "get-256": Column("GET, 256"),
     "browser": Column("a browser's GET, 64"),
-    "changing": Column("… one field changing"),
+    "changing": Column("the same, one field changing"),
     "post": Column("POST of JSON, 64"),
     "pipelined": Column("GETs pipelined 16 deep, 64"),
     "closing": Column("a connection per GET, 64"),
     "get-64 p99": Column("p99 of GET, 64 (ms)", 1),
     "get-256 p99": Column("p99 of GET, 256 (ms)", 1),
     "crowd": Column("GET, 64 among 10,000 idle (% of alone)", 1, 0),
-    "crowd MB": Column("MB then", 1, 0),
-    "start MB": Column("MB idle", 1, 0),
+    "crowd answered": Column("10,000 idle: answered", 1, 0),
+    "crowd MB": Column("10,000 idle: MB", 1, 0),
+    "start MB": Column("at start: MB", 1, 0),
     "start": Column("exec to first answer (s)", 1, 2),
 }
-LOADS = list(COLUMNS)[:8]
 
 
 class Target(NamedTuple):
     column: str
     bound: float
-    against: str = ""       # a ratio to this peer; without one, the figure itself
+    against: str = ""  # what is judged is the ratio to this server; without one, the figure itself
     at_most: bool = False
-    unit: str = "×"
 
 
 TARGETS = [
     Target("get-16", 1.8, "uvicorn"),
     Target("get-64", 1.7, "uvicorn"),
     Target("get-256", 1.4, "uvicorn"),
-    *(Target(column, 1, "rivals") for column in LOADS),
+    *(Target(column, 1, RIVALS) for column in list(COLUMNS)[:8]),
     Target("get-16", 0.5, NGINX),
     Target("get-64", 0.5, NGINX),
     Target("get-16", 0.65, FLOOR),
@@ -60,25 +61,30 @@ TARGETS = [
     Target("pipelined", 1, NGINX),
     Target("closing", 1.5, "uvicorn"),
     Target("closing", 0.8, NGINX),
-    Target("crowd answered", 10_000, unit="connections"),
-    Target("crowd", 60, unit="%"),
-    Target("crowd MB", 300, at_most=True, unit="MB"),
-    Target("start MB", 45, at_most=True, unit="MB"),
-    Target("start", 0.4, at_most=True, unit="s"),
+    Target("crowd", 60),
+    Target("crowd answered", 10_000),
+    Target("crowd MB", 300, at_most=True),
+    Target("start MB", 45, at_most=True),
+    Target("start", 0.4, at_most=True),
 ]
+SCALING = 0.9  # requests per CPU second with more workers, at least, beside those of one
 
 
-# --- the table
+# --------------------------------------------------------------------------------------------------- Table
+
 
 def table(results, titles):
-    lines = [f"| requests/s in thousands | {' | '.join(column.heading for column in COLUMNS.values())} |",
-             f"| --- |{' ---: |' * len(COLUMNS)}"]
+    """Servers by columns, without the columns of which nothing was measured."""
+    columns = [column for column in COLUMNS if any(key[2] == column for key in results)]
+    rows = [
+        ["thousand requests/s", *(COLUMNS[column].heading for column in columns)],
+        ["---"] + ["---:"] * len(columns),
+    ]
     for placement in placements(results):
-        lines.append(f"| **{placement}** |{' |' * len(COLUMNS)}")
-        for server in titles:
-            if any((placement, server, column) in results for column in COLUMNS):
-                lines.append(f"| {titles[server]} | {' | '.join(cell(results, placement, server, column) for column in COLUMNS)} |")
-    return "\n".join(lines)
+        rows.append([f"**{placement}**"] + [""] * len(columns))
+        servers = [server for server in titles if any(key[:2] == (placement, server) for key in results)]
+        rows += [[titles[server], *(cell(results, placement, server, c) for c in columns)] for server in servers]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def placements(results):
@@ -86,110 +92,138 @@ def placements(results):
 
 
 def cell(results, placement, server, column):
-    """`median (min–max)`, with a dagger where wrk may be the limit and a double one where requests failed."""
+    """`median (min–max)`, with a dagger where the load may be the limit and a double one where requests failed."""
     values = results.get((placement, server, column))
     if not values:
         return "—"
     middle, least, most = (shown(column, value) for value in (median(values), min(values), max(values)))
     limited = median(results.get((placement, server, f"{column} busy"), [0])) >= BUSY
-    failed = sum(results.get((placement, server, f"{column} failed"), []))
-    return middle + f" ({least}–{most})" * (len(values) > 1) + "†" * limited + "‡" * bool(failed)
+    failed = any(results.get((placement, server, f"{column} failed"), []))
+    return middle + f" ({least}–{most})" * (len(values) > 1) + "†" * limited + "‡" * failed
 
 
 def shown(column, value):
-    return f"{value / COLUMNS[column].unit:.{COLUMNS[column].digits}f}"
+    return f"{value / COLUMNS[column].unit:,.{COLUMNS[column].digits}f}"
 
 
-# --- the targets
+# -------------------------------------------------------------------------------------------------- Targets
+
 
 def verdicts(results, titles):
-    """A Markdown list: each target, what was measured, and whether it holds (✓ or ✗)."""
+    """A Markdown list for each placement: the targets, what was measured, and whether it holds (✓ or ✗)."""
     lines = []
     for placement in placements(results):
-        middle = {(server, column): median(values) for (place, server, column), values in results.items() if place == placement}
+        middle = {key[1:]: median(values) for key, values in results.items() if key[0] == placement}
         found = [line for target in TARGETS for line in verdict(target, middle, titles)] + scaling(middle)
-        lines += [f"**{placement}**", "", *found, ""] if found else []
+        lines += [f"Targets, {placement}:", "", *found, ""] if found else []
     return "\n".join(lines)
 
 
 def verdict(target, middle, titles):
-    ours = middle.get((OURS, target.column))
-    if target.against == "rivals":
-        peers = [server for server in titles if server not in (OURS, NGINX, FLOOR)]
-    else:
-        peers = [target.against]
-    compared = {server: ours / middle[server, target.column] for server in peers if ours and middle.get((server, target.column))}
-    if target.against and compared:
-        nearest = min(compared, key=compared.get)
-        what = f"{compared[nearest]:.2f} × {titles[nearest]}" + ", the nearest Python server" * (target.against == "rivals")
-        yield judged(target, compared[nearest], what)
-    elif ours is not None and not target.against:
-        yield judged(target, ours, f"{ours:,.4g} {target.unit}")
-
-
-def judged(target, figure, what):
+    """One line, or none where ours or the other one was not measured."""
+    figure = middle.get((OURS, target.column))
+    if figure is None:
+        return
+    told = shown(target.column, figure)
+    if target.against:
+        rivals = [server for server in titles if server not in (OURS, NGINX, FLOOR)]
+        servers = rivals if target.against == RIVALS else [target.against]
+        ratios = {s: figure / middle[s, target.column] for s in servers if (s, target.column) in middle}
+        if not ratios:
+            return
+        nearest = min(ratios, key=ratios.get)
+        figure = ratios[nearest]
+        told = f"{figure:.2f} × {titles[nearest]}{', the nearest rival' if target.against == RIVALS else ''}"
     holds = figure <= target.bound if target.at_most else figure >= target.bound
-    heading = COLUMNS[target.column].heading if target.column in COLUMNS else target.column
-    return f"- {'✓' if holds else '✗'} {heading}: {what} (target: at {'most' if target.at_most else 'least'} {target.bound:,g})"
+    limit = f"at {'most' if target.at_most else 'least'} {target.bound:,g}"
+    yield f"- {'✓' if holds else '✗'} {COLUMNS[target.column].heading}: {told} (target: {limit})"
 
 
 def scaling(middle):
-    """Ours with more workers: requests per second, and per CPU second of the server beside those of one worker."""
-    per_cpu_s = {int(column.split()[1]): value for (_, column), value in middle.items() if column.endswith("per CPU s")}
-    return [f"- {'✓' if value >= 0.9 * per_cpu_s[1] else '✗'} --workers {count}: {middle[OURS, f'workers {count}']:,.0f} requests/s, "
-            f"{value:,.0f} per CPU second of the server, {value / per_cpu_s[1]:.2f} × those of one worker (target: at least 0.9)"
-            for count, value in sorted(per_cpu_s.items())]
+    """One line for each number of workers."""
+    lines = []
+    for count in sorted(int(column.split()[1]) for _, column in middle if column.endswith("per CPU s")):
+        rate, each = middle[OURS, f"workers {count}"], middle[OURS, f"workers {count} per CPU s"]
+        ratio = each / middle[OURS, "workers 1 per CPU s"]
+        told = f"{rate:,.0f} requests/s; {each:,.0f} per CPU second, {ratio:.2f} × those of one worker"
+        lines.append(f"- {'✓' if ratio >= SCALING else '✗'} --workers {count}: {told} (target: at least {SCALING})")
+    return lines
 
 
-# --- the chart
+# ---------------------------------------------------------------------------------------------------- Chart
 
+# Dark where the reader's system is. The paper is drawn, too, so that a page of the other mode does no harm.
 STYLE = """
-svg { --paper: #ffffff; --ink: #1f2328; --faint: #59636e; --ours: #0969da; --peer: #8c959f; --other: #c8cfd6; }
+text { font: 13px system-ui, sans-serif; }
+.title { font-size: 16px; font-weight: 600; }
+.strong { font-weight: 600; }
+.faint { font-size: 12px; }
+.second { opacity: 0.55; }
+.paper { fill: #ffffff; }
+text { fill: #1f2328; }
+.range { stroke: #1f2328; }
+.faint { fill: #59636e; }
+.ours { fill: #0969da; }
+.peer { fill: #8c959f; }
+.other { fill: #c8cfd6; }
 @media (prefers-color-scheme: dark) {
-  svg { --paper: #0d1117; --ink: #f0f6fc; --faint: #9198a1; --ours: #4493f8; --peer: #768390; --other: #444c56; }
+  .paper { fill: #0d1117; }
+  text { fill: #f0f6fc; }
+  .range { stroke: #f0f6fc; }
+  .faint { fill: #9198a1; }
+  .ours { fill: #4493f8; }
+  .peer { fill: #7d8590; }
+  .other { fill: #444c56; }
 }
-.paper { fill: var(--paper, #ffffff); } text { font: 13px system-ui, sans-serif; fill: var(--ink, #1f2328); }
-.title { font-size: 16px; font-weight: 600; } .faint { fill: var(--faint, #59636e); font-size: 12px; } .strong { font-weight: 600; }
-.ours { fill: var(--ours, #0969da); } .peer { fill: var(--peer, #8c959f); } .other { fill: var(--other, #c8cfd6); }
-.second { opacity: 0.6; } .range { stroke: var(--ink, #1f2328); stroke-width: 1; }
 """
 COLUMN = "get-64"
-WIDTH, LEFT, LENGTH, BAR = 800, 190, 400, 14
+WIDTH, LEFT, LENGTH, BAR, GAP = 800, 190, 400, 14, 9
 
 
-def chart(results, titles, captions):
+def chart(results, titles, caption):
     """An SVG of requests per second at 64 connections: a bar for each server and placement, the fastest on top."""
-    shown_in = placements(results)
-    servers = [server for server in titles if (shown_in[0], server, COLUMN) in results]
-    servers.sort(key=lambda server: median(results[shown_in[0], server, COLUMN]), reverse=True)
-    scale = LENGTH / max(max(values) for (_, _, column), values in results.items() if column == COLUMN)
-    marks = [text(16, 28, "Requests per second of one server process", "title"),
-             text(16, 48, f"keep-alive GET /?a=3&b=3, 64 connections; {'upper bar: ' if len(shown_in) > 1 else ''}"
-                  + "; lower bar: ".join(shown_in), "faint")]
-    y = 66
-    for server in servers:
-        marks.append(text(LEFT - 10, y + BAR * len(shown_in) / 2 + 5, titles[server], "strong" if server == OURS else "", "end"))
-        for number, placement in enumerate(shown_in):
-            marks += bar(results, placement, server, y + number * (BAR + 1), scale, "second" if number else "")
-        y += (BAR + 1) * len(shown_in) + 9
-    marks += [text(16, y + 12 + 17 * number, caption, "faint") for number, caption in enumerate(captions)]
-    height = y + 17 * len(captions) + 12
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" height="{height:g}" role="img">\n'
-            f'<title>Requests per second of webserver_influx.py and its peers</title>\n<style>{STYLE}</style>\n'
-            f'<rect class="paper" width="100%" height="100%" rx="8"/>\n' + "\n".join(marks) + "\n</svg>\n")
+    places = [place for place in placements(results) if any(key[0] == place and key[2] == COLUMN for key in results)]
+    medians = {key[1]: median(values) for key, values in results.items() if key[0] == places[0] and key[2] == COLUMN}
+    scale = LENGTH / max(max(values) for key, values in results.items() if key[2] == COLUMN)
+    where = f"upper bar {places[0]}, lower {places[1]}" if len(places) > 1 else places[0]
+    marks = [
+        text(16, 28, "Requests per second of one server process", "title"),
+        text(16, 48, f"keep-alive GET /?a=3&b=3, 64 connections; {where}; pale: adds up nothing", "faint"),
+    ]
+    top = 66
+    for server in sorted(medians, key=medians.get, reverse=True):
+        height = (BAR + 1) * len(places)
+        marks.append(text(LEFT - 10, top + height / 2 + 4, titles[server], "strong" if server == OURS else "", "end"))
+        for number, place in enumerate(places):
+            marks += bar(results, place, server, top + (BAR + 1) * number, scale, "second" if number else "")
+        top += height + GAP
+    marks.append(text(16, top + 12, caption, "faint"))
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 28}" role="img">',
+            "<title>Requests per second of webserver_influx.py and its peers</title>",
+            f"<style>{STYLE}</style>",
+            '<rect class="paper" width="100%" height="100%" rx="8"/>',
+            *marks,
+            "</svg>\n",
+        ]
+    )
 
 
-def bar(results, placement, server, y, scale, style):
+def bar(results, placement, server, top, scale, style):
+    """A bar to the median, a line from least to most, and both figures that matter."""
     values = results.get((placement, server, COLUMN))
     if not values:
         return []
     kind = {OURS: "ours", NGINX: "other", FLOOR: "other"}.get(server, "peer")
-    middle, end = LEFT + median(values) * scale, LEFT + max(values) * scale
+    least, middle, most = (value * scale for value in (min(values), median(values), max(values)))
     p99 = shown(f"{COLUMN} p99", median(results[placement, server, f"{COLUMN} p99"]))
-    return [f'<rect class="{kind} {style}" x="{LEFT}" y="{y}" width="{middle - LEFT:.1f}" height="{BAR}" rx="2"/>',
-            f'<path class="range" d="M{LEFT + min(values) * scale:.1f} {y + BAR / 2:g}H{end:.1f}"/>',
-            text(end + 8, y + BAR - 3, f"{median(values):,.0f}/s, p99 {p99} ms", "faint")]
+    return [
+        f'<rect class="{kind} {style}" x="{LEFT}" y="{top}" width="{middle:.1f}" height="{BAR}" rx="2"/>',
+        f'<path class="range" d="M{LEFT + least:.1f} {top + BAR / 2:g}H{LEFT + most:.1f}"/>',
+        text(LEFT + most + 8, top + BAR - 3, f"{median(values):,.0f}/s, p99 {p99} ms", "faint"),
+    ]
 
 
 def text(x, y, content, style="", anchor="start"):
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}" text-anchor="{anchor}">{escape(content)}</text>'
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'

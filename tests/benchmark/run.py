@@ -3,18 +3,20 @@
 
     pip install -r tests/benchmark/requirements.txt    # the peers; wrk, nginx and taskset are packages of the system
     python tests/benchmark/run.py                      # every work in both placements, 5 rounds
-    python tests/benchmark/run.py --quick              # under 2 minutes: is every reply right, is every request answered?
+    python tests/benchmark/run.py --quick              # under 2 minutes: is every reply right, every request answered?
 
-Each server is one process that does the same work (peers.py says how it is set up). All of them are started and wait; then, in
-each round, each work is given to each server in turn, so that a noisy moment of the machine falls on all alike. Before a load
-the server's replies are compared byte for byte; after it, wrk must have seen no error. Figures are medians of the rounds with
-(min–max). Everything stays on 127.0.0.1, ends by itself and leaves nothing behind. Needs Linux and Python 3.9.
+Each server is one process that does the same work (peers.py says how it is set up). All of them are started; then, in
+each round, each work is given to each server in turn, while the others are halted. So a noisy moment of the machine
+falls on all alike. Before a load the server's replies are compared byte for byte; after it, wrk must have seen no
+error. Figures are medians of the rounds with (min–max). Everything stays on 127.0.0.1, ends by itself and leaves
+nothing behind, also on Ctrl-C. It needs Linux, Python 3.9 and nothing but its standard library; a peer that is not
+there is listed as such.
 """
+
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import http.client
 import importlib.metadata
 import os
@@ -28,7 +30,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
+from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -36,29 +39,31 @@ import report
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
+BEGAN = time.monotonic()
 TARGET = "/?a=3&b=3"
 JSON = '{"a": 3, "b": 3}'
-PATIENCE_S = 20     # for a server's start, for one reply, for the whole crowd's replies
-CROWD = 10_000      # keep-alive connections held at once
-SETTLE_S = 1        # for what a server still does after its first answer, such as starting more workers
+CROWD = 10_000  # keep-alive connections held at once
+NOWHERE = "influxdb://nobody:nothing@127.0.0.1:9/benchmark"  # so that no database gets statistics of this
+PATIENCE_SECONDS = 20  # for a server to start, to send one reply, to take the crowd, to answer all of it
+SETTLE_SECONDS = 1  # for what a server still does after its first answer, such as starting more workers
 
 
 class Absent(Exception):
-    """A server did not start."""
+    """A server could not be started, or has ended."""
 
 
 class Wrong(Exception):
     """A server did not answer as it must."""
 
 
-# --- the servers
+# -------------------------------------------------------------------------------------------------- Servers
 
 NGINX = """
 daemon off; worker_processes 1; pid nginx-{port}.pid;
 events {{ worker_connections 16384; }}
 http {{
     access_log off; keepalive_requests 1000000000; keepalive_timeout 1h;
-    client_body_temp_path .; proxy_temp_path .; fastcgi_temp_path .; uwsgi_temp_path .; scgi_temp_path .;
+    client_body_temp_path t; proxy_temp_path t; fastcgi_temp_path t; uwsgi_temp_path t; scgi_temp_path t;
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         location / {{ default_type "text/plain; charset=utf-8"; return 200 "Sum: 6.0"; }}
@@ -68,7 +73,8 @@ http {{
 
 
 def ours(_, port, folder):
-    return sys.executable, os.environ.get('OURS') or PROJECT / "webserver_influx.py", "--port", port, "--state", folder / f"state-{port}"
+    command = sys.executable, PROJECT / "webserver_influx.py"
+    return *command, "--bind", "127.0.0.1", "--port", port, "--state", folder / f"state-{port}"
 
 
 def peer(name, port, _):
@@ -82,13 +88,14 @@ def nginx(_, port, folder):
 
 class Peer(NamedTuple):
     title: str
-    packages: str = ""              # on PyPI, whose versions are told
+    packages: str = ""  # on PyPI, whose versions are told
     command: Callable = peer
-    adds: bool = True               # a constant cannot be asked for another sum
+    adds: bool = True  # a constant cannot be asked for another sum
+    skips: tuple = ("workers",)
 
 
 PEERS = {
-    "ours": Peer("webserver_influx.py", "influxdb", ours),
+    "ours": Peer("webserver_influx.py", command=ours, skips=()),
     "uvicorn": Peer("uvicorn", "uvicorn uvloop httptools"),
     "granian": Peer("Granian", "granian uvloop"),
     "socketify": Peer("socketify", "socketify"),
@@ -102,45 +109,67 @@ PEERS = {
     "bottle": Peer("Bottle on cheroot", "bottle cheroot"),
     "http.server": Peer("http.server with care"),
     "nginx": Peer("nginx, return 200", command=nginx, adds=False),
-    "floor": Peer("floor of this design", adds=False),
+    # It takes whatever arrives for one request, and never closes.
+    "floor": Peer("floor of this design", adds=False, skips=("pipelined", "closing", "crowd", "start", "workers")),
 }
 
 
 class Placement(NamedTuple):
     title: str
-    server: tuple = ()      # put before the command of a server, to place it
-    load: tuple = ()        # put before the command of a load
+    server: tuple = ()  # put before the command of a server, to place it
+    load: tuple = ()  # put before the command of a load
 
 
 def placements():
-    cpus = sorted(os.sched_getaffinity(0))
     placed = {"os": Placement("placed by the OS")}
+    cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) > 1 and shutil.which("taskset"):
-        placed["pinned"] = Placement("pinned, server on one CPU and load on another",
-                                     ("taskset", "-c", cpus[0]), ("taskset", "-c", cpus[1]))
+        server, load = (("taskset", "-c", cpu) for cpu in cpus[:2])
+        placed["pinned"] = Placement("pinned, server on one CPU and load on another", server, load)
     return placed
 
 
 class Server:
-    """A server on a port of its own, in a session of its own, so that whatever it starts is found, weighed and ended."""
+    """A server on a port of its own, in a session of its own, so that all it starts is found, weighed and ended."""
 
     def __init__(self, name, placement, folder, *arguments):
         self.name, self.placement, self.folder = name, placement, folder
         self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}{TARGET}"
         self.log = folder / f"{name}-{self.port}.log"
         command = [*placement.server, *PEERS[name].command(name, self.port, folder), *arguments]
+        self.command = list(map(str, command))
+        self.start()
+
+    def start(self):
         self.born = time.perf_counter()
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(list(map(str, command)), cwd=HERE, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(self.command, cwd=HERE, stdout=log, stderr=log, start_new_session=True)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def signal(self, number):
         for pid, _ in self.stats():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
+                os.kill(pid, number)
+
+    @contextlib.contextmanager
+    def awake(self):
+        """Elsewhere it is halted, as some servers are busy when they are idle. One that has crashed is started anew."""
+        self.signal(signal.SIGCONT)
+        if self.process.poll() is not None:
+            self.signal(signal.SIGKILL)
+            self.start()
+            self.wait()
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGSTOP)
 
     def again(self, *arguments):
         """Another one like it."""
@@ -148,17 +177,16 @@ class Server:
 
     def wait(self):
         """Seconds from exec to the first answer."""
-        while time.perf_counter() < self.born + PATIENCE_S and self.process.poll() is None:
-            try:
+        while time.perf_counter() < self.born + PATIENCE_SECONDS and self.process.poll() is None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 self.ask("GET", TARGET)
                 return time.perf_counter() - self.born
-            except (OSError, http.client.HTTPException):
-                time.sleep(0.002)
-        lines = self.log.read_text(errors="replace").split("\n")
-        raise Absent("did not start: " + next(filter(str.strip, reversed(lines)), "no answer"))
+            time.sleep(0.002)
+        lines = self.log.read_text(errors="replace").splitlines()
+        raise Absent(next(filter(str.strip, reversed(lines)), "no answer"))
 
     def ask(self, method, target, body=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         with contextlib.closing(connection):
             connection.request(method, target, body, {"Content-Type": "application/json"} if body else {})
             reply = connection.getresponse()
@@ -176,7 +204,7 @@ class Server:
     def stats(self):
         """(pid, fields of /proc/PID/stat from the 3rd on; see proc(5)) of each process of the session."""
         for entry in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it has just ended
                 fields = entry.read_text().rpartition(")")[2].split()
                 if int(fields[3]) == self.process.pid:
                     yield int(entry.parent.name), fields
@@ -196,7 +224,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-# --- the works: each is given a running server, and returns what it measured by column
+# ---------------------------------------------------------------------------------------------------- Works
+# Each is given a running server and returns what it measured, by column.
 
 # The fields of a request of Chrome; wrk adds Host, which makes 14.
 BROWSER = {
@@ -205,7 +234,7 @@ BROWSER = {
     "sec-ch-ua-mobile": "?0",
     "sec-ch-ua-platform": '"Linux"',
     "Upgrade-Insecure-Requests": "1",
-    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36",
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0 Safari/537.36",
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8",
     "Sec-Fetch-Site": "none",
     "Sec-Fetch-Mode": "navigate",
@@ -214,15 +243,7 @@ BROWSER = {
     "Accept-Language": "en-GB,en;q=0.9",
     "Cookie": "visit=0",
 }
-POST = f"""
-wrk.method, wrk.body, wrk.headers["Content-Type"] = "POST", '{JSON}', "application/json"
-"""
-PIPELINED = """
-local batch
-function init() batch = wrk.format():rep(16) end
-function request() return batch end
-"""
-# No two requests in a row are alike. They are made before the load begins, so that making them does not slow it down.
+# The requests are made before the load begins, so that making them does not slow it down.
 CHANGING = """
 local requests, n = {}, 0
 function init()
@@ -233,6 +254,14 @@ function init()
 end
 function request() n = n % #requests + 1; return requests[n] end
 """
+POST = f"""
+wrk.method, wrk.body, wrk.headers["Content-Type"] = "POST", '{JSON}', "application/json"
+"""
+PIPELINED = """
+local batch
+function init() batch = wrk.format():rep(16) end
+function request() return batch end
+"""
 
 
 def load(server, options, column, connections=64, threads=1, fields=None, script=""):
@@ -240,69 +269,99 @@ def load(server, options, column, connections=64, threads=1, fields=None, script
     server.check()
     lua = options.folder / f"{column}.lua"
     lua.write_text(script)
-    command = [*server.placement.load, "wrk", f"-t{threads}", f"-c{connections}", f"-d{int(options.seconds) + 5}s",
-               "--latency", f"-s{lua}", *(f"-H{name}: {value}" for name, value in (fields or {}).items()),
-               f"http://127.0.0.1:{server.port}{TARGET}"]
-    told, busy = interrupted(options.seconds, command)
-    try:
-        rate = float(re.search(r"Requests/sec: +([\d.]+)", told)[1])
-        number, unit = re.search(r"99% +([\d.]+)(us|ms|s|m)\b", told).groups()
-    except (TypeError, AttributeError):
-        raise Wrong(f"wrk: {told.strip()}") from None
-    return {column: rate, f"{column} p99": float(number) * {"us": 1e-3, "ms": 1, "s": 1e3, "m": 6e4}[unit],
-            f"{column} count": int(re.search(r"(\d+) requests in", told)[1]), f"{column} busy": busy / threads,
-            f"{column} failed": sum(map(int, re.findall(r"(?:connect|read|write|timeout|responses:) (\d+)", told)))}
+    fields = [f"-H{name}: {value}" for name, value in (fields or {}).items()]
+    # wrk counts whole seconds only, hence it is interrupted; its own end comes later, should this script be killed.
+    command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{int(options.seconds) + 5}s", "--latency", f"-s{lua}"]
+    told, busy = interrupt_after(options.seconds, [*server.placement.load, *command, *fields, server.url])
+    done, rate = re.search(r"(\d+) requests in", told), re.search(r"Requests/sec: +([\d.]+)", told)
+    p99 = re.search(r"99% +([\d.]+)(us|ms|s|m)\b", told)
+    if not (done and rate and p99):
+        raise Absent(f"wrk says: {told.strip()}")
+    return {
+        column: float(rate[1]),
+        f"{column} p99": float(p99[1]) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60_000}[p99[2]],
+        f"{column} done": int(done[1]),
+        f"{column} busy": busy / threads,
+        f"{column} failed": sum(map(int, re.findall(r"(?:connect|read|write|timeout|responses:) (\d+)", told))),
+    }
 
 
-def interrupted(seconds, command):
-    """What a command has printed when it is interrupted after so many seconds, and the CPU seconds per second it has used.
-
-    wrk itself counts in whole seconds; its own time-out, a little later, ends it should this script be killed.
-    """
-    began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+def interrupt_after(seconds, command):
+    """What a command has told when it is interrupted, and the CPU seconds per second that it used."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = list(map(str, command))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(seconds)
             process.send_signal(signal.SIGINT)
-            told = process.communicate(timeout=PATIENCE_S)[0]
+            told = process.communicate(timeout=PATIENCE_SECONDS)[0]
         finally:
             process.kill()
-    ended, total = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return told, (total.ru_utime - used.ru_utime + total.ru_stime - used.ru_stime) / (ended - began)
+    ended, after = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return told, (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) / (ended - began)
+
+
+def closing(server, options, column):
+    """Requests per second of ab, which opens a connection for each. wrk would take each that is closed for an error."""
+    server.check()
+    command = ["ab", "-q", "-r", "-c64", f"-t{int(options.seconds) + 5}", "-n100000000", server.url]
+    told, busy = interrupt_after(options.seconds, [*server.placement.load, *command])
+    rate = re.search(r"Requests per second: +([\d.]+)", told)
+    if not rate:
+        raise Absent(f"ab says: {told.strip().splitlines()[-1]}")
+    failed = re.findall(r"(?:Failed requests|Non-2xx responses): +(\d+)", told)
+    return {column: float(rate[1]), f"{column} busy": busy, f"{column} failed": sum(map(int, failed))}
 
 
 def crowd(server, options, column):
-    """The speed of 64 connections among 10,000 idle ones in % of their speed alone; are all of the 10,000 answered, twice?"""
+    """The speed of 64 connections among 10,000 idle ones, in % of their speed alone; the 10,000 are asked, twice.
+
+    A quick run tries only ours, which is the one whose connections it is about.
+    """
+    if options.quick and server.name != "ours":
+        return {}
     with server.again() as fresh, contextlib.ExitStack() as stack:
         fresh.wait()
         alone = load(fresh, options, column)
         idle = []
-        with contextlib.suppress(OSError):      # the server takes no more; those that are missing count as failed
-            for _ in range(options.crowd):
-                idle.append(stack.enter_context(socket.create_connection(("127.0.0.1", fresh.port), PATIENCE_S)))
+        with contextlib.suppress(OSError):  # those that it does not take count as failed
+            for seconds_left in countdown(options.crowd):
+                connection = socket.create_connection(("127.0.0.1", fresh.port), seconds_left)
+                idle.append(stack.enter_context(connection))
         answered = ask_all(idle)
         among = load(fresh, options, column)
         answered = min(answered, ask_all(idle))
-        return {column: 100 * among[column] / alone[column], f"{column} MB": fresh.resident(), f"{column} answered": answered,
-                f"{column} failed": options.crowd - answered + alone[f"{column} failed"] + among[f"{column} failed"]}
+        return {
+            column: 100 * among[column] / alone[column],
+            f"{column} MB": fresh.resident(),
+            f"{column} answered": answered,
+            f"{column} failed": options.crowd - answered + alone[f"{column} failed"] + among[f"{column} failed"],
+        }
 
 
 def ask_all(connections):
     """How many connections are answered when all of them ask at once."""
-    deadline, answered = time.monotonic() + PATIENCE_S, 0
     for connection in connections:
         with contextlib.suppress(OSError):
             connection.sendall(f"GET {TARGET} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    for connection in connections:
+    answered = 0
+    for connection, seconds_left in zip(connections, countdown(len(connections))):
+        connection.settimeout(seconds_left)
         with contextlib.suppress(OSError):
-            reply = chunk = b""
-            while not reply.endswith(b"Sum: 6.0") and (chunk or not reply):
-                connection.settimeout(max(0.001, deadline - time.monotonic()))
+            reply = chunk = connection.recv(4096)
+            while chunk and not reply.endswith(b"Sum: 6.0"):
                 chunk = connection.recv(4096)
                 reply += chunk
-            answered += reply.endswith(b"Sum: 6.0")
+            answered += bool(chunk)
     return answered
+
+
+def countdown(times):
+    """So many times, the seconds that are left of the patience for all of them."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for _ in range(times):
+        yield max(0.0001, deadline - time.monotonic())
 
 
 def start(server, _, column):
@@ -312,169 +371,214 @@ def start(server, _, column):
 
 
 def workers(server, options, column):
-    """Ours with 1, 2, 4 … workers: requests per second, and requests per CPU second of the server."""
+    """With 1, 2, 4 … workers: requests per second, and requests per CPU second of the server."""
     measured = {}
-    for count in worker_counts() if server.name == "ours" and not server.placement.server else ():
+    for count in worker_counts(server.placement):
         with server.again("--workers", count) as fresh:
             fresh.wait()
-            time.sleep(SETTLE_S)
+            time.sleep(SETTLE_SECONDS)
             before = fresh.cpu()
             figures = load(fresh, options, f"{column} {count}", threads=max(1, count // 2))
-            requests = figures[f"{column} {count} count"]
-            measured.update(figures, **{f"{column} {count} per CPU s": requests / (fresh.cpu() - before)})
+            measured.update(figures)
+            measured[f"{column} {count} per CPU s"] = figures[f"{column} {count} done"] / (fresh.cpu() - before)
     return measured
 
 
-def worker_counts():
-    return [2 ** n for n in range(10) if 2 ** n <= len(os.sched_getaffinity(0))]
+def worker_counts(placement):
+    """Powers of two up to the number of CPUs; a placement on one CPU shows nothing."""
+    cpus = 0 if placement.server else len(os.sched_getaffinity(0))
+    return [2**n for n in range(cpus.bit_length())]
 
 
 WORKS = {
-    "get-16": functools.partial(load, connections=16),
+    "get-16": partial(load, connections=16),
     "get-64": load,
-    "get-256": functools.partial(load, connections=256),
-    "browser": functools.partial(load, fields=BROWSER),
-    "changing": functools.partial(load, fields=BROWSER, script=CHANGING),
-    "post": functools.partial(load, script=POST),
-    "pipelined": functools.partial(load, script=PIPELINED),
-    "closing": functools.partial(load, fields={"Connection": "close"}),
+    "get-256": partial(load, connections=256),
+    "browser": partial(load, fields=BROWSER),
+    "changing": partial(load, fields=BROWSER, script=CHANGING),
+    "post": partial(load, script=POST),
+    "pipelined": partial(load, script=PIPELINED),
+    "closing": closing,
     "crowd": crowd,
     "start": start,
     "workers": workers,
 }
 
 
-# --- the rounds
+# --------------------------------------------------------------------------------------------------- Rounds
+
+
+class Trouble(NamedTuple):
+    server: str
+    what: str
+    wrong: bool  # an answer was wrong, or it was ours that did not answer
+
 
 def measure(placement, options, results, troubles):
-    """Start every server, give it every work in every round, and add what was measured to the results."""
+    """Start every server, give every work to each in every round, and add what was measured to the results."""
+    servers = deque()
     with contextlib.ExitStack() as stack:
-        servers = []
         for name in options.peers:
-            server = stack.enter_context(Server(name, placement, options.folder))
-            with trouble(name, placement, troubles):
-                progress(f"{placement.title}: {PEERS[name].title} started in {server.wait():.2f} s")
-                server.check()
+            with listed(f"{placement.title}, start", name, troubles):
+                server = stack.enter_context(Server(name, placement, options.folder))
+                progress(f"{placement.title}: {PEERS[name].title} answered after {server.wait():.2f} s")
+                with server.awake():
+                    server.check()
                 servers.append(server)
         for number in range(options.rounds):
             for work in options.works:
-                for server in servers[number % len(servers):] + servers[:number % len(servers)]:
-                    with trouble(server.name, placement, troubles):
-                        measured = WORKS[work](server, options, work)
-                        for column, value in measured.items():
-                            results[placement.title, server.name, column].append(value)
-                        told = ", ".join(f"{column} {value:,.4g}" for column, value in measured.items())
-                        progress(f"round {number + 1} of {options.rounds}: {PEERS[server.name].title}: {told}")
+                for server in servers:
+                    if work not in PEERS[server.name].skips:
+                        with listed(f"{placement.title}, {work}", server.name, troubles), server.awake():
+                            note(results, WORKS[work](server, options, work), server, f"round {number + 1}, {work}")
+            servers.rotate(-1)  # each round begins with another one
 
 
 @contextlib.contextmanager
-def trouble(name, placement, troubles):
+def listed(where, name, troubles):
+    """Go on with the next server when there is trouble with one."""
     try:
         yield
     except (Absent, Wrong, OSError, http.client.HTTPException) as error:
-        troubles.append((name, error, f"{PEERS[name].title}, {placement.title}: {error or type(error).__name__}"))
-        progress(troubles[-1][-1])
+        what = f"{PEERS[name].title}, {where}: {error or type(error).__name__}"
+        troubles.append(Trouble(name, what, isinstance(error, Wrong) or name == "ours"))
+        progress(what)
+
+
+def note(results, measured, server, where):
+    """Add what was measured to the results, and show the first figure of it."""
+    for column, value in measured.items():
+        results[server.placement.title, server.name, column].append(value)
+    progress(f"{where}: {PEERS[server.name].title} {next(iter(measured.values()), 0):,.5g}")
 
 
 def progress(line):
-    print(line, file=sys.stderr, flush=True)
+    print(f"{time.monotonic() - BEGAN:5.0f} s  {line}", file=sys.stderr, flush=True)
 
 
-# --- the machine, and the command line
+# --------------------------------------------------------------------------------------------- Command line
+
 
 def machine():
+    """CPU, kernel and Python in one text; the versions of the tools and the peers in another."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    tools = [re.search(r"wrk \S+", output("wrk", "--version")), re.search(r"nginx/\S+", output("nginx", "-v"))]
-    return [f"{model[1] if model else platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, {platform.system()} "
-            f"{platform.release()}, {platform.python_implementation()} {platform.python_version()}",
-            *(tool[0] for tool in tools if tool),
-            *(f"{package} {version(package)}" for package in dict.fromkeys(" ".join(p.packages for p in PEERS.values()).split()))]
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    cpus = f"{len(os.sched_getaffinity(0))} × {model[1] if model else platform.machine()}"
+    tools = [output("wrk", "--version", find=r"wrk \S+"), output("nginx", "-v", find=r"nginx/\S+")]
+    packages = dict.fromkeys(" ".join(peer.packages for peer in PEERS.values()).split())
+    return f"{cpus}, {platform.system()} {platform.release()}, {python}", ", ".join([*tools, *map(version, packages)])
 
 
-def output(*command):
+def output(*command, find):
     with contextlib.suppress(OSError):
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
-    return ""
+        told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
+        return re.search(find, told)[0]
+    return f"no {command[0]}"
 
 
 def version(package):
     try:
-        return importlib.metadata.version(package)
+        return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
-        return "(missing)"
+        return f"no {package}"
 
 
-def arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="The table goes to stdout, progress to stderr. "
-                                     "Exit status: 0, or 1 when a reply was wrong or a request of ours failed; speed is never judged.")
-    parser.add_argument("--quick", action="store_true", help="1 round of short loads, placed by the OS, no chart: a check in under 2 minutes")
-    parser.add_argument("--rounds", type=int, help="how often each work is given to each server (default: 5)")
-    parser.add_argument("--seconds", type=float, help="length of one load (default: 2)")
-    parser.add_argument("--only", metavar="WORK,…", type=names(WORKS), help=f"works to do, of {', '.join(WORKS)} (default: all)")
-    parser.add_argument("--peers", metavar="NAME,…", type=names(PEERS), help=f"servers to start, of {', '.join(PEERS)} (default: all)")
-    parser.add_argument("--placement", choices=["os", "pinned", "both"], help="leave servers and load to the OS, give each a CPU of its "
-                        "own, or do first the one, then the other (default: both)")
-    parser.add_argument("--table", metavar="FILE", type=Path, help="write the table here, too")
-    parser.add_argument("--chart", metavar="FILE", type=Path, help="write the chart here (default: .github/benchmark.svg)")
+def document(options, results, troubles):
+    """All that is told, in Markdown."""
+    titles = {name: PEERS[name].title for name in options.peers}
+    failed = [
+        f"- {titles[name]}, {placement}: {sum(values):,} requests of {column}"
+        for (placement, name, column), values in results.items()
+        if column.endswith(" failed") and sum(values)
+    ]
+    trouble = "\n".join([*(f"- {what}" for what in dict.fromkeys(trouble.what for trouble in troubles)), *failed])
+    there, versions = machine()
+    return f"""\
+{there}. {versions}.
+
+Each server is one process; the load, one thread of wrk, or ab for a connection per request, is on the same machine.
+Medians (min–max) of {options.rounds} × {options.seconds:g} s.
+
+{report.table(results, titles)}
+
+† The load was busy all the time and may be the limit. ‡ Requests failed. nginx and the floor add up nothing.
+
+{trouble or "No reply was wrong, no request failed."}
+
+{report.verdicts(results, titles)}"""
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        epilog="The table goes to standard output, progress to standard error. The exit status is 1 when a reply was "
+        "wrong or a request to webserver_influx.py failed; it never depends on speed.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a check: one round of short loads, placed by the OS, no chart")
+    add("--rounds", metavar="N", type=int, help="how often each work is given to each server (default: 5)")
+    add("--seconds", metavar="S", type=float, help="how long one load lasts (default: 2)")
+    add("--only", metavar="WORK,…", type=some_of(WORKS), help=f"some of the works: {', '.join(WORKS)}")
+    add("--peers", metavar="NAME,…", type=some_of(PEERS), help=f"some of the servers: {', '.join(PEERS)}")
+    add("--placement", choices=["os", "pinned", "both"], help="where the OS likes, on a CPU each, or both (default)")
+    add("--table", metavar="FILE", type=Path, help="write the table to a file, too")
+    add("--chart", metavar="FILE", type=Path, help="where the chart is written (default: .github/benchmark.svg)")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (1 if options.quick else 5)
     options.seconds = options.seconds or (0.3 if options.quick else 2)
     options.works, options.peers = options.only or list(WORKS), options.peers or list(PEERS)
     options.placement = options.placement or ("os" if options.quick else "both")
-    options.chart = options.chart or (None if options.quick else PROJECT / ".github" / "benchmark.svg")
+    if not options.quick:
+        options.chart = options.chart or PROJECT / ".github" / "benchmark.svg"
     return options
 
 
-def names(known):
+def some_of(known):
     def split(text):
         chosen = text.split(",")
-        if not set(chosen) <= set(known):
-            raise argparse.ArgumentTypeError(f"choose from {', '.join(known)}")
+        if unknown := set(chosen) - set(known):
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(known)}")
         return chosen
+
     return split
 
 
-def document(options, results, titles, troubles, failures, minutes):
-    """All that is told, in Markdown."""
-    versions = machine()
-    lines = [f"{versions[0]}; {', '.join(versions[1:])}. One server process each, load by wrk with one thread on the same machine; "
-             f"medians of {options.rounds} rounds of {options.seconds:g} s (min–max), {minutes:.0f} minutes in all.", "",
-             report.table(results, titles), "",
-             "† wrk used a whole CPU and may be the limit. ‡ Requests failed. nginx and the floor answer a constant.", "",
-             *(f"- {text}" for *_, text in troubles),
-             *(f"- {titles[server]}, {placement}: {count:,g} requests of {column} failed" for (placement, server, column), count in failures),
-             "", report.verdicts(results, titles)]
-    return "\n".join(lines)
+def open_files():
+    """Let this process and its children open as many files as they may; return how many that are."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def main(argv=None):
-    options = arguments(argv)
+    options = parse_arguments(argv)
     if not shutil.which("wrk"):
-        progress("wrk is needed; most distributions have a package of this name")
+        print("run.py: error: wrk is missing; most distributions have a package of this name", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))      # so that the servers are ended then, too
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    options.crowd = min(CROWD, hard - 1000)
-    results, troubles, began = defaultdict(list), [], time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ["WEBSERVER_INFLUX_DSN"] = NOWHERE
+    options.crowd = min(CROWD, open_files() - 1000)
+    results, troubles = defaultdict(list), []
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
         for key, placement in placements().items():
             if options.placement in (key, "both"):
                 measure(placement, options, results, troubles)
-    results = dict(results)
-    titles = {name: PEERS[name].title for name in options.peers}
-    failures = [(key, sum(values)) for key, values in results.items() if key[2].endswith(" failed") and sum(values)]
-    told = document(options, results, titles, troubles, failures, (time.monotonic() - began) / 60)
+    told = document(options, results, troubles)
     print(told)
     if options.table:
-        options.table.write_text(told, encoding="utf-8")
+        options.table.write_text(told + "\n", encoding="utf-8")
     if options.chart and any(column == report.COLUMN for _, _, column in results):
         options.chart.parent.mkdir(parents=True, exist_ok=True)
-        options.chart.write_text(report.chart(results, titles, machine()[:1]), encoding="utf-8")
-    return int(any(name == "ours" or isinstance(error, Wrong) for name, error, _ in troubles)
-               or any(server == "ours" for (_, server, _), _ in failures))
+        titles = {name: PEERS[name].title for name in options.peers}
+        options.chart.write_text(report.chart(results, titles, machine()[0]), encoding="utf-8")
+    ours_failed = [sum(v) for (_, name, column), v in results.items() if name == "ours" and column.endswith(" failed")]
+    return int(any(ours_failed) or any(trouble.wrong for trouble in troubles))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

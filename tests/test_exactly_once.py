@@ -1,0 +1,314 @@
+"""No request that was answered goes uncounted, and none is counted twice: kills, outages, a million requests.
+
+The books: requests counted (counter file) = those in InfluxDB's points + those in points that wait (state file).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import selectors
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE_S, PROJECT, Server, group_lives, wait_until
+from proxy import Fate, Proxy
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no kill -9 and no SIGSTOP")
+
+REQUEST = b"GET /?a=1 HTTP/1.1\r\nHost: test\r\n\r\n"
+REPLY_END = b"\r\n\r\nSum: 1.0"
+
+
+def counted(web: Server) -> int:
+    content = Path(f"{web.state}-count").read_bytes()
+    return sum(struct.unpack_from("=Q", content, 64 * cell)[0] for cell in range(1, 256))
+
+
+def waiting(web: Server) -> int:
+    """Requests in the points that InfluxDB has not taken."""
+    with contextlib.closing(sqlite3.connect(web.state)) as database:
+        assert database.execute("SELECT count(*) FROM rejected").fetchone() == (0,)
+        return database.execute("SELECT coalesce(sum(requests_number), 0) FROM requests").fetchone()[0]
+
+
+# --- the chaos run
+
+
+class Client(threading.Thread):
+    """Sends one request after the other, whatever happens, and counts what it sent and the replies it got in full."""
+
+    def __init__(self, web: Server, run: threading.Event, end: threading.Event) -> None:
+        super().__init__()
+        self.web, self.may_run, self.end = web, run, end
+        self.sent = self.received = 0
+        self.quiet = threading.Event()  # set while it waits for leave to run
+
+    def run(self) -> None:
+        while not self.end.is_set():
+            if self.may_run.is_set():
+                with contextlib.suppress(OSError), self.web.connect(5) as connection:
+                    self.use(connection)
+                self.end.wait(0.02)
+            else:
+                self.quiet.set()
+                self.may_run.wait(0.05)
+
+    def use(self, connection: socket.socket) -> None:
+        while self.may_run.is_set() and not self.end.is_set():
+            self.quiet.clear()
+            self.sent += 1
+            connection.sendall(REQUEST)
+            reply = b""
+            while not reply.endswith(REPLY_END):
+                data = connection.recv(4096)
+                if not data:
+                    return
+                reply += data
+            self.received += 1
+            time.sleep(0.002)  # leaves the CPU to what is tested
+
+
+class Clients:
+    """Several clients of one server."""
+
+    def __init__(self, web: Server, number: int = 3) -> None:
+        self.may_run, self.end = threading.Event(), threading.Event()
+        self.may_run.set()
+        self.all = [Client(web, self.may_run, self.end) for _ in range(number)]
+        for client in self.all:
+            client.start()
+
+    def pause(self) -> None:
+        """Returns when no request is on its way."""
+        self.may_run.clear()
+        for client in self.all:
+            client.quiet.clear()  # what it was may be of the pause before
+        wait_until(lambda: all(client.quiet.is_set() for client in self.all), what="clients to be quiet")
+
+    def go_on(self) -> None:
+        self.may_run.set()
+
+    def close(self) -> None:
+        self.end.set()
+        for client in self.all:
+            client.join()
+
+    def sums(self) -> tuple[int, int]:
+        """Requests sent, replies received in full."""
+        return sum(client.sent for client in self.all), sum(client.received for client in self.all)
+
+
+def kill_and_start(web: Server, clients: Clients, rng: random.Random, times: int, quietly: bool) -> None:
+    for _ in range(times):
+        time.sleep(rng.uniform(0.1, 2.4))
+        if quietly:
+            clients.pause()
+        web.kill()
+        web.start()
+        clients.go_on()
+
+
+def trouble_influxd(influx, rng: random.Random, end: threading.Event) -> None:
+    """Kill, freeze and restart it; one round of these at least, and it is well at the end."""
+    troubles = ["kill", "freeze", "restart"]
+    while troubles or not end.is_set():
+        troubles = troubles or ["kill", "freeze", "restart"]
+        end.wait(rng.uniform(0.3, 2))
+        trouble = troubles.pop(rng.randrange(len(troubles)))
+        if trouble == "freeze":
+            influx.freeze()
+            end.wait(rng.choice([0.5, 1, 6.5]))  # the server's patience ends after 5 s
+            influx.thaw()
+        elif trouble == "kill":
+            influx.kill()
+            end.wait(rng.uniform(0, 1.5))
+            influx.start()
+        else:
+            influx.restart()
+
+
+class Failing(threading.Thread):
+    """A thread that does something; joining it raises what it raised."""
+
+    def __init__(self, function, *arguments) -> None:
+        super().__init__()
+        self.function, self.arguments, self.error = function, arguments, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.function(*self.arguments)
+        except BaseException as error:  # raised again in the test's own thread
+            self.error = error
+
+    def result(self) -> None:
+        self.join()
+        if self.error:
+            raise self.error
+
+
+def test_the_books_balance_after_chaos(server, influxd):
+    """Two servers write through a bad network to an InfluxDB in trouble. One is killed at any moment, so that replies
+    are lost; the other while its clients are quiet, so that the numbers must be equal to the unit."""
+    seed = 20
+    influx = influxd()
+    fates = random.Random(seed)
+
+    def fate(request_line: str) -> Fate:
+        if "/write" not in request_line:
+            return Fate.PASS
+        return fates.choices([Fate.PASS, Fate.CUT, Fate.DROP, Fate.REFUSE], [6, 1, 2, 1])[0]
+
+    with Proxy(influx.port, fate) as proxy, contextlib.ExitStack() as at_end:
+        dsn = influx.dsn(proxy.port)
+        webs = {name: server("--interval", "1", "--tag", f"server={name}", influx=dsn) for name in "AB"}
+        clients = {name: at_end.enter_context(contextlib.closing(Clients(web))) for name, web in webs.items()}
+        over = threading.Event()
+        killers = [
+            Failing(kill_and_start, webs[name], clients[name], random.Random(seed + ord(name)), 12, name == "B")
+            for name in "AB"
+        ]
+        troubler = Failing(trouble_influxd, influx, random.Random(seed), over)
+        for killer in killers:
+            killer.join()
+        over.set()
+        for thread in (*killers, troubler):
+            thread.result()
+        for one in clients.values():
+            one.close()
+        assert proxy.counts[Fate.CUT]
+        assert proxy.counts[Fate.DROP]
+        proxy.switch(Fate.PASS)
+        for web in webs.values():
+            wait_until(lambda web=web: waiting(web) == 0, what="the points that wait to be delivered")
+            assert web.stop() == 0
+    rows = influx.query("SELECT * FROM requests")
+    for name, web in webs.items():
+        sent, received = clients[name].sums()
+        total = counted(web)
+        stored = sum(row["requests_number"] for row in rows if row["server"] == name)
+        print(f"{name}: sent {sent}, counted {total}, stored {stored}, waiting {waiting(web)}, received {received}")
+        assert received <= total <= sent
+        assert stored + waiting(web) == total
+        if name == "B":
+            assert sent == received == total
+    assert clients["A"].sums()[1] > 100
+    assert clients["B"].sums()[1] > 100
+
+
+# --- a million requests
+
+DEPTH = 125  # requests in one send
+
+
+def pipeline(web: Server, connections: int, requests: int) -> None:
+    """Send so many requests in all, DEPTH at a time on each connection, and check that each has its reply."""
+    batch = REQUEST * DEPTH
+    to_send = requests // connections // DEPTH
+    assert to_send * connections * DEPTH == requests
+    left = {web.connect(): to_send for _ in range(connections)}
+    buffers = {connection: bytearray() for connection in left}
+    length = len(web.raw(REQUEST, until=REPLY_END)) * DEPTH
+    with selectors.DefaultSelector() as selector:
+        for connection in left:
+            selector.register(connection, selectors.EVENT_READ)
+            connection.sendall(batch)
+        while left:
+            for key, _ in selector.select(PATIENCE_S):
+                connection = key.fileobj
+                buffers[connection] += connection.recv(65536)
+                if len(buffers[connection]) < length:
+                    continue
+                assert buffers[connection].count(REPLY_END) == DEPTH
+                buffers[connection].clear()
+                left[connection] -= 1
+                if left[connection]:
+                    connection.sendall(batch)
+                else:
+                    del left[connection]
+                    selector.unregister(connection)
+                    connection.close()
+
+
+@pytest.mark.parametrize(("workers", "requests"), [(1, 1_000_000), (2, 160_000)])
+def test_requests_over_64_connections_are_counted_to_the_unit(server, influxd, workers, requests):
+    influx = influxd()
+    web = server("--interval", "1", "--workers", str(workers), influx=influx.dsn())
+    pipeline(web, 64, requests)
+    assert counted(web) == requests + 1  # one was to see how long a reply is
+    assert web.stop() == 0
+    assert influx.total() + waiting(web) == requests + 1
+    assert influx.total() == requests + 1
+    assert len({point["time"] for point in influx.points()}) == len(influx.points())
+
+
+# --- crash points
+
+
+def test_the_books_balance_when_the_process_is_killed_before_any_line_of_record_and_deliver(tmp_path):
+    command = [sys.executable, str(Path(__file__).with_name("crash_driver.py")), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    places = [line.split()[1] for line in ended.stdout.splitlines()]
+    print(f"{len(places)} kills")
+    assert set(places) >= {"flush", "record", "recover", "remove", "set_aside", "report", "deliver", "send"}
+
+
+# --- several processes
+
+
+def workers_of(web: Server) -> list[int]:
+    """The pids of the processes that answer requests."""
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,pgid=,args="], capture_output=True, text=True, check=True).stdout
+    processes = [line.split(None, 2) for line in listed.splitlines()]
+    return [int(pid) for pid, group, args in processes if int(group) == web.process.pid and "spawn_main" in args]
+
+
+def get_many(web: Server, number: int) -> int:
+    """Make so many connections with one request each, and return how many of them were answered."""
+    answered = 0
+    for _ in range(number):
+        with contextlib.suppress(OSError):
+            answered += web.raw(REQUEST, until=REPLY_END).endswith(REPLY_END)
+    return answered
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_count_stays_exact(server, influxd):
+    influx = influxd()
+    web = server("--interval", "1", "--workers", "2", influx=influx.dsn())
+    first, second = wait_until(lambda: len(workers_of(web)) == 2 and workers_of(web))
+    assert get_many(web, 50) == 50
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: len(set(workers_of(web)) - {first}) == 2)
+    assert second in workers_of(web)
+    wait_until(lambda: "another takes its place" in web.stderr_text())
+    pipeline(web, 8, 8 * DEPTH)
+    assert counted(web) == 50 + 8 * DEPTH + 1
+    assert web.stop() == 0
+    assert influx.total() == 50 + 8 * DEPTH + 1
+    assert web.stderr_text().count("another takes its place") == 1
+
+
+def test_workers_end_with_a_program_that_is_killed_and_a_restart_balances(server, influxd):
+    influx = influxd()
+    web = server("--interval", "1", "--workers", "2", influx=influx.dsn())
+    group = web.process.pid
+    assert get_many(web, 50) == 50
+    web.kill()
+    wait_until(lambda: not group_lives(group), what="the workers to end")
+    web.start()
+    assert get_many(web, 30) == 30
+    assert web.stop() == 0
+    assert counted(web) == 80
+    assert influx.total() == 80

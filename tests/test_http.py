@@ -1,0 +1,815 @@
+"""The server over real sockets. Where a time-out or a limit is too long to wait for, it runs in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import json
+import re
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from typing import Callable, NamedTuple
+
+import pytest
+from conftest import PATIENCE_S, Server, free_port, received, wait_until
+from test_request import BAD, CHUNKED_BAD, GOOD, MIB, chunk
+
+import webserver_influx
+from webserver_influx import Counter, SumHandler, SumServer, listen
+
+JSON_TYPE = "Content-Type: application/json"
+WRONG_TYPE = 'Please, ensure the content type of your request is "application/json".'
+LAST_CHUNK = b"0\r\n\r\n"
+PROMPT_S = 5  # for what needs no waiting, on a machine that is busy; shorter than any time-out that it is told from
+
+
+# --- requests and replies
+
+
+def message(line: str, *fields: str, body: bytes = b"") -> bytes:
+    """A request in HTTP/1.1, unless its line says another version; with its Content-Length where it has a body."""
+    if " HTTP/" not in line:
+        line += " HTTP/1.1"
+    length = (f"Content-Length: {len(body)}",) if body else ()
+    return "\r\n".join((line, "Host: x", *fields, *length, "", "")).encode() + body
+
+
+def post(body: bytes, *fields: str) -> bytes:
+    return message("POST /", JSON_TYPE, *fields, body=body)
+
+
+class Answer(NamedTuple):
+    status: int
+    text: str
+    fields: dict[str, str]  # names in lower case
+
+
+def parsed(data: bytes, *methods: str) -> list[Answer]:
+    """The replies to requests of these methods, GET where it is not said; what is no whole reply fails the test."""
+    found: list[Answer] = []
+    while data:
+        head, end, data = data.partition(b"\r\n\r\n")
+        assert end, head
+        line, *lines = head.decode("ascii").split("\r\n")
+        match = re.fullmatch(r"HTTP/1\.1 ([1-5][0-9][0-9]) [A-Z][ -~]+", line)
+        assert match, line
+        fields = dict(re.fullmatch(r"([A-Za-z-]+): ([!-~][ -~]*)", line).groups() for line in lines)
+        fields = {name.lower(): value for name, value in fields.items()}
+        assert len(fields) == len(lines)
+        finals = sum(answer.status != 100 for answer in found)
+        bodiless = match[1] == "100" or methods[finals : finals + 1] == ("HEAD",)
+        length = 0 if bodiless else int(fields["content-length"])
+        assert len(data) >= length, f"{data!r} has not {length} bytes"
+        found.append(Answer(int(match[1]), data[:length].decode(), fields))
+        data = data[length:]
+    return found
+
+
+def texts(data: bytes, *methods: str) -> list[str]:
+    return [answer.text for answer in parsed(data, *methods)]
+
+
+def statuses(data: bytes, *methods: str) -> list[int]:
+    return [answer.status for answer in parsed(data, *methods)]
+
+
+def refusal(data: bytes) -> Answer:
+    """The only reply, after which the connection is closed, and which says in one line what is wrong."""
+    (answer,) = parsed(data)
+    assert answer.fields["connection"] == "close"
+    assert answer.fields["content-type"] == "text/plain; charset=utf-8"
+    assert answer.text
+    assert answer.text.isprintable()
+    return answer
+
+
+def exchange(connection: socket.socket, data: bytes, until: bytes) -> bytes:
+    """Send, and return what comes until this has come."""
+    connection.sendall(data)
+    return receive(connection, until)
+
+
+def receive(connection: socket.socket, until: bytes | None = None) -> bytes:
+    """What comes until this, or else the end, which has to come."""
+    data = received(connection, time.monotonic() + PATIENCE_S, until)
+    if until is None:
+        assert is_closed(connection)
+    else:
+        assert until in data, data
+    return data
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+# --- servers
+
+
+@pytest.fixture(scope="module")
+def web(guard, closed_port, tmp_path_factory):
+    """One server for all tests that leave it as it was; its end fails the last of them if it has printed a traceback."""
+    folder = tmp_path_factory.mktemp("web")
+    options = ["--influx", f"influxdb://127.0.0.1:{closed_port}"]
+    web = Server(guard, folder, options, free_port(), folder / "math_server.db")
+    with contextlib.closing(web):
+        yield web.start()
+
+
+class Local:
+    """A server in this process."""
+
+    raw = Server.raw
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.counter = Counter(":memory:")
+        self.server = SumServer(listener, self.counter)
+        self.port = self.server.server_address[1]
+        self.server.start()
+
+    def connect(self, timeout: float = PATIENCE_S, host: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection((host, self.port), timeout)
+
+    def close(self) -> None:
+        self.server.stop()
+        wait_until(lambda: not self.server.handlers, what="the connections to end")
+        self.counter.close()
+
+
+@pytest.fixture
+def local(monkeypatch):
+    """local(address="127.0.0.1", **constants of the module) -> Local."""
+    with contextlib.ExitStack() as at_end:
+
+        def make(address: str | None = "127.0.0.1", **constants) -> Local:
+            for name, value in constants.items():
+                assert hasattr(webserver_influx, name)
+                monkeypatch.setattr(webserver_influx, name, value)
+            return at_end.enter_context(contextlib.closing(Local(listen(address, 0))))
+
+        yield make
+
+
+# --- GET, HEAD, POST
+
+
+def test_a_reply_is_exactly_this(web):
+    data = web.raw(message("GET /?a=3&b=3", "Connection: close"))
+    assert re.fullmatch(
+        rb"HTTP/1\.1 200 OK\r\n"
+        rb"Date: [A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT\r\n"
+        rb"Connection: close\r\n"
+        rb"Content-Type: text/plain; charset=utf-8\r\n"
+        rb"Content-Length: 8\r\n"
+        rb"\r\n"
+        rb"Sum: 6\.0",
+        data,
+    )
+
+
+def test_the_date_is_now(web):
+    def seconds_off() -> float:
+        return abs(email.utils.parsedate_to_datetime(web.get().headers["Date"]).timestamp() - time.time())
+
+    assert seconds_off() < PROMPT_S
+    begin = web.get().headers["Date"]
+    wait_until(lambda: web.get().headers["Date"] != begin, what="the date to go on")
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("/", "Sum: 0"),
+        ("/?a=3&b=3", "Sum: 6.0"),
+        ("/?a=3&a=3", "Sum: 6.0"),
+        ("/any/path?a=3&b=x&c=", "Sum: 3.0"),
+        ("/?a=nan&b=inf", "Sum: 0"),
+        ("/?" + "&".join(["a=0.1"] * 10), "Sum: 1.0"),
+        ("/?a=1e308&b=1e308", "Sum: inf"),
+        ("/?a=-1e308&b=-1e308", "Sum: -inf"),
+        ("/?a=%33&b=+3", "Sum: 6.0"),
+        ("http://x/?a=3", "Sum: 3.0"),
+        ("http://x?a=3", "Sum: 3.0"),
+    ],
+)
+def test_get_adds_up_the_numbers_of_the_query(web, target, text):
+    reply = web.get(target)
+    assert (reply.status, reply.text) == (200, text)
+    assert reply.headers["Content-Type"] == "text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize("target", ["/", "/?a=3&b=3"])
+def test_head_is_get_without_the_body(web, target):
+    get, head = web.get(target), web.request("HEAD", target)
+    assert (head.status, head.text) == (200, "")
+    assert head.headers["Content-Length"] == get.headers["Content-Length"] == str(len(get.text))
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"a": 3, "b": 3}', "Sum: 6.0"),
+        ("{}", "Sum: 0"),
+        ('{"a": "3", "b": "x", "c": true, "d": null, "e": [4], "f": {"g": 5}, "a": 3}', "Sum: 6.0"),
+        ('{"a": 1e308, "b": 1e308, "c": -1e308}', "Sum: 1e+308"),
+        ('{"a": ' + "9" * 10_000 + ', "b": 1}', "Sum: 1.0"),
+        ('{"a": "' + "x" * (MIB - 20) + '", "b": 3}', "Sum: 3.0"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_post_adds_up_the_numbers_of_the_object(web, body, text):
+    reply = web.request("POST", "/", body, {"Content-Type": "application/json"})
+    assert (reply.status, reply.text) == (200, text)
+
+
+@pytest.mark.parametrize("media_type", ["Application/JSON", "application/json; charset=utf-8", "application/json ;a=b"])
+def test_post_takes_json_however_it_is_written(web, media_type):
+    assert web.request("POST", "/?b=9", '{"a": 3}', {"Content-Type": media_type}).text == "Sum: 3.0"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}, {"Content-Type": "application/jsonp"}])
+def test_post_of_anything_but_json_is_told_so(web, headers):
+    reply = web.request("POST", "/", '{"a": 3}', headers)
+    assert (reply.status, reply.text) == (400, WRONG_TYPE)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{", b'{"a": NaN}', b"a=3"])
+def test_post_of_what_is_no_json_object_is_refused_and_the_connection_stays(web, body):
+    data = web.raw(post(body, *([] if body else ["Content-Length: 0"])) + message("GET /", "Connection: close"))
+    bad, good = parsed(data)
+    assert (bad.status, good.text) == (400, "Sum: 0")
+    assert bad.text.isprintable()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[{" * (MIB // 2), '{"a":[' * 1000 + "]}" * 1000])
+def test_deep_json_does_not_kill_the_server(web, text):
+    reply = web.request("POST", "/", text, {"Content-Type": "application/json"})
+    assert reply.status == 400
+    assert "deep" in reply.text
+    assert web.running
+    assert web.get().text == "Sum: 0"
+
+
+def test_json_may_be_nested_a_hundred_deep(web):
+    text = '{"b": 3, "a": ' + "[" * 99 + "]" * 99 + "}"
+    assert web.request("POST", "/", text, {"Content-Type": "application/json"}).text == "Sum: 3.0"
+
+
+# --- connections
+
+
+@pytest.mark.parametrize("line", ["GET /?a={} HTTP/1.1", "GET /?a={} HTTP/1.0"])
+def test_a_connection_is_kept_alive(web, line):
+    with web.connect() as connection:
+        for number in range(20):
+            request = message(line.format(number), "Connection: keep-alive")
+            (answer,) = parsed(exchange(connection, request, until=b"Sum: %d.0" % number))
+            assert answer.fields.get("connection") == ("keep-alive" if line.endswith("1.0") else None)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [message("GET /", "Connection: close"), message("GET / HTTP/1.0"), b"GET / HTTP/1.0\r\n\r\n"],
+)
+def test_a_connection_is_closed_when_the_client_wants_it(web, request_bytes):
+    (answer,) = parsed(web.raw(request_bytes + message("GET /")))
+    assert (answer.status, answer.fields["connection"]) == (200, "close")
+
+
+def test_pipelined_requests_are_answered_in_order(web):
+    requests = [message(f"GET /?a={number}") for number in range(500)]
+    data = web.raw(b"".join(requests) + message("GET /?a=x", "Connection: close"))
+    assert texts(data) == [*(f"Sum: {number}.0" for number in range(500)), "Sum: 0"]
+
+
+def test_pipelined_requests_may_be_of_all_kinds(web):
+    requests = {
+        message("GET /?a=1"): (200, "Sum: 1.0"),
+        post(b'{"a": 2}'): (200, "Sum: 2.0"),
+        message("HEAD /?a=3"): (200, ""),
+        message("PUT /", body=b"GET / HTTP/1.1\r\n\r\n"): (405, "The methods of this server are GET, HEAD and POST."),
+        post(b"{"): (400, None),
+        message("POST /", body=b"a=3"): (400, WRONG_TYPE),
+        message("GET /?a=4", body=b"ignored"): (200, "Sum: 4.0"),
+        message("POST /", JSON_TYPE, "Transfer-Encoding: chunked") + chunk(b'{"a": 5}') + LAST_CHUNK: (200, "Sum: 5.0"),
+        message("HEAD /", "Expect: tea"): (417, ""),
+        message("GET /?a=6", "Connection: close"): (200, "Sum: 6.0"),
+    }
+    methods = [request.split(b" ")[0].decode() for request in requests]
+    answers = parsed(web.raw(b"".join(requests)), *methods)
+    assert len(answers) == len(requests)
+    for answer, (status, text) in zip(answers, requests.values()):
+        assert answer.status == status
+        assert text is None or answer.text == text
+
+
+def test_replies_come_before_what_makes_the_server_close(web):
+    data = web.raw(message("GET /?a=1") + message("GET /?a=2") + b"GARBAGE\r\n\r\n")
+    assert statuses(data) == [200, 200, 400]
+
+
+def test_a_slow_client_is_served_byte_by_byte(web):
+    requests = [
+        message("GET /?a=3&b=3"),
+        post(b'{"a": 4}'),
+        message("POST /", JSON_TYPE, "Transfer-Encoding: chunked") + chunk(b'{"a"', b";b=c") + chunk(b":5}") + LAST_CHUNK,
+        message("HEAD /", "Connection: close"),
+    ]
+    with web.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"".join(requests):
+            connection.sendall(bytes([byte]))
+        data = receive(connection)
+    assert texts(data, "GET", "POST", "POST", "HEAD") == ["Sum: 6.0", "Sum: 4.0", "Sum: 5.0", ""]
+
+
+ANSWERED = {name: head for name, head in GOOD.items() if "Content-Length past" not in name and name != "POST"}
+
+
+@pytest.mark.parametrize("head", ANSWERED.values(), ids=ANSWERED)
+def test_every_good_head_is_answered(web, head):
+    body = LAST_CHUNK if b"chunked" in head.lower() else b"{ }" if re.search(rb"Content-Length: 0*3", head) else b""
+    data = web.raw(head + body, half_close=True)
+    method = head.lstrip().split(b" ")[0].decode()
+    answer = parsed(data, method)[-1]
+    expected = {"GET": 200, "HEAD": 200, "POST": 200}.get(method, 405)
+    assert answer.status == (417 if b"unexpected" in head else expected)
+
+
+# --- bodies and expectations
+
+
+def test_a_client_that_asks_is_told_to_go_on(web):
+    with web.connect() as connection:
+        head = message("POST /", JSON_TYPE, "Content-Length: 8", "Expect: 100-continue")
+        assert exchange(connection, head, until=b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert texts(exchange(connection, b'{"a": 3}', until=b"Sum: 3.0")) == ["Sum: 3.0"]
+
+
+def test_a_client_that_asks_about_a_chunked_body_is_told_to_go_on(web):
+    with web.connect() as connection:
+        head = message("POST /", JSON_TYPE, "Transfer-Encoding: chunked", "Expect: 100-Continue")
+        assert exchange(connection, head, until=b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        data = exchange(connection, chunk(b'{"a": 3}') + LAST_CHUNK, until=b"Sum: 3.0")
+        assert texts(data) == ["Sum: 3.0"]
+
+
+def test_a_client_that_asks_and_does_not_wait_is_served(web):
+    data = web.raw(post(b'{"a": 3}', "Expect: 100-continue", "Connection: close"))
+    assert [answer.text for answer in parsed(data) if answer.status != 100] == ["Sum: 3.0"]
+
+
+def test_an_old_client_that_asks_is_not_told_to_go_on(web):
+    request = message("POST / HTTP/1.0", JSON_TYPE, "Expect: 100-continue", body=b'{"a": 3}')
+    head, _, body = request.partition(b"\r\n\r\n")
+    with web.connect() as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        connection.sendall(body)
+        assert texts(receive(connection)) == ["Sum: 3.0"]
+
+
+def test_a_client_that_asks_with_a_body_that_is_too_long_is_not_told_to_go_on(web):
+    data = web.raw(message("POST /", JSON_TYPE, f"Content-Length: {MIB + 1}", "Expect: 100-continue"))
+    assert refusal(data).status == 413
+
+
+def test_an_unknown_expectation_without_a_body_leaves_the_connection_open(web):
+    data = web.raw(message("GET /", "Expect: tea") + message("GET /", "Connection: close"))
+    failed, served = parsed(data)
+    assert (failed.status, served.status) == (417, 200)
+    assert "connection" not in failed.fields
+
+
+def test_an_unknown_expectation_with_a_body_closes_the_connection(web):
+    data = web.raw(post(b'{"a": 3}', "Expect: tea"))
+    assert refusal(data).status == 417
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "get", "Head"])
+@pytest.mark.parametrize("body", [b"", b"body"])
+def test_any_other_method_is_not_allowed_and_the_connection_stays(web, method, body):
+    data = web.raw(message(f"{method} /", body=body) + message("GET /", "Connection: close"))
+    refused, served = parsed(data)
+    assert (refused.status, served.text) == (405, "Sum: 0")
+    assert refused.fields["allow"] == "GET, HEAD, POST"
+    assert "connection" not in refused.fields
+
+
+@pytest.mark.parametrize("line", ["OPTIONS *", "CONNECT example.org:443"])
+def test_targets_that_go_with_other_methods_are_not_allowed_either(web, line):
+    data = web.raw(message(line, "Connection: close"))
+    assert statuses(data) == [405]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_body_where_none_belongs_is_read_and_ignored(web, method):
+    pieces = chunk(b"x" * 1000) + LAST_CHUNK
+    data = web.raw(
+        message(f"{method} /?a=3", body=b"GET /?a=4 HTTP/1.1\r\n\r\n")
+        + message(f"{method} /?a=3", "Transfer-Encoding: chunked")
+        + pieces
+        + message("GET /?a=5", "Connection: close")
+    )
+    text = "Sum: 3.0" if method == "GET" else ""
+    assert texts(data, method, method, "GET") == [text, text, "Sum: 5.0"]
+
+
+def test_a_chunked_body_may_have_extensions_and_trailers(web):
+    body = chunk(b'{"a"', b';b="c;\\""') + chunk(b": 3}", b" ; d") + b"0;e=f\r\nName: value\r\nEmpty:\r\n\r\n"
+    data = web.raw(message("POST /", JSON_TYPE, "Transfer-Encoding: chunked", "Connection: close") + body)
+    assert texts(data) == ["Sum: 3.0"]
+
+
+def test_a_body_of_a_mebibyte_is_taken_in_chunks_too(web):
+    body = json.dumps({"a": 3}).encode().ljust(MIB)
+    pieces = b"".join(chunk(body[at : at + 5000]) for at in range(0, MIB, 5000))
+    data = web.raw(message("POST /", JSON_TYPE, "Transfer-Encoding: chunked", "Connection: close") + pieces + LAST_CHUNK)
+    assert texts(data) == ["Sum: 3.0"]
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(("status", "head"), BAD.values(), ids=BAD)
+def test_every_bad_head_is_answered_and_the_connection_closed(web, status, head):
+    assert refusal(web.raw(head, timeout=PROMPT_S)).status == status
+
+
+@pytest.mark.parametrize(("status", "chunks"), CHUNKED_BAD.values(), ids=CHUNKED_BAD)
+def test_every_malformed_chunk_is_answered_and_the_connection_closed(web, status, chunks):
+    data = web.raw(message("POST /", JSON_TYPE, "Transfer-Encoding: chunked") + chunks, timeout=PROMPT_S)
+    assert refusal(data).status == status
+
+
+CHUNKED_POST = message("POST /", JSON_TYPE, "Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    ("status", "start"),
+    [
+        (400, b"GARBAGE\r\n\r\n"),
+        (413, message("POST /", JSON_TYPE, "Content-Length: 10000000")),
+        (413, CHUNKED_POST + b"989680\r\n"),
+        (400, CHUNKED_POST + b"xyz\r\n"),
+        (414, b"GET /" + b"a" * 9000),
+        (417, message("POST /", "Expect: tea", "Content-Length: 10000000")),
+    ],
+)
+def test_a_client_that_sends_on_and_on_can_read_the_refusal(web, status, start):
+    with web.connect() as connection:
+        connection.sendall(start)
+        connection.sendall(b"a" * 10_000_000)  # a reset would raise
+        assert refusal(receive(connection)).status == status
+
+
+def test_a_refused_head_request_has_no_body(web):
+    for fields, status in [(["Content-Length: 9999999"], 413), (["Expect: tea", "Content-Length: 3"], 417)]:
+        assert statuses(web.raw(message("HEAD /", *fields)), "HEAD") == [status]
+
+
+@pytest.mark.parametrize(
+    ("piece", "status"),
+    [(b"G", 400), (message("GET /")[:-1], 400), (post(b'{"a": 3}')[:-1], 400), (CHUNKED_POST + b"5\r\nab", 400)],
+)
+def test_what_a_client_does_not_finish_is_refused(web, piece, status):
+    assert refusal(web.raw(piece, half_close=True, timeout=PROMPT_S)).status == status
+
+
+def test_a_client_that_only_comes_and_goes_hears_nothing(web):
+    assert web.raw(b"", half_close=True) == b""
+
+
+def test_a_client_that_has_closed_its_side_gets_all_replies(web):
+    assert texts(web.raw(message("GET /?a=1") + message("GET /?a=2"), half_close=True)) == ["Sum: 1.0", "Sum: 2.0"]
+
+
+def test_a_client_that_speaks_tls_is_refused_at_once(web):
+    hello = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    assert refusal(web.raw(hello.read(), timeout=PROMPT_S)).status == 400
+
+
+def after_head(web, request: bytes, send: Callable[[socket.socket], object]) -> bytes:
+    """Let a HEAD be answered, send the start of another request, and then the rest of it; what comes in the end."""
+    with web.connect() as connection:
+        exchange(connection, message("HEAD /"), until=b"\r\n\r\n")
+        connection.sendall(request)
+        handler_waits = threading.Event()
+        handler_waits.wait(0.1)  # nothing says that the start has been read
+        send(connection)
+        return receive(connection)
+
+
+def test_a_head_that_turns_out_bad_is_refused_with_a_body_though_the_one_before_was_a_head(web):
+    data = after_head(web, b"GET / HT", lambda connection: connection.sendall(b"\0"))
+    assert refusal(data).status == 400
+
+
+def test_a_head_that_does_not_end_is_refused_with_a_body_though_the_one_before_was_a_head(web):
+    data = after_head(web, b"GET / HT", lambda connection: connection.shutdown(socket.SHUT_WR))
+    assert refusal(data).status == 400
+
+
+def reset(connection: socket.socket) -> None:
+    """Close it so that the other side sees a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        b"GET",
+        message("GET /"),
+        message("GET /") * 1000,
+        post(b'{"a": 3}')[:-1],
+        CHUNKED_POST + b"5\r\n",
+        b"GARBAGE\r\n\r\n",
+        message("POST /", "Content-Length: 9999999"),
+    ],
+    ids=lambda start: repr(start[:20]),
+)
+def test_a_client_that_resets_the_connection_is_ordinary_life(server, start):
+    web = server("--verbose")
+    for _ in range(5):
+        connection = web.connect()
+        connection.sendall(start)
+        reset(connection)
+    assert web.get().text == "Sum: 0"
+    assert "Error" not in web.stderr_text().replace("ConnectionResetError", "")
+    assert web.stop() == 0
+
+
+# --- limits and time-outs, in this process
+
+
+def trickle(connection: socket.socket, byte: bytes) -> None:
+    """Send byte after byte until the server has had enough."""
+    with contextlib.suppress(ConnectionError):
+        while not is_readable(connection, 0.02):
+            connection.sendall(byte)
+
+
+def is_readable(connection: socket.socket, seconds: float) -> bool:
+    connection.settimeout(seconds)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) is not None
+    except socket.timeout:
+        return False
+
+
+@pytest.mark.parametrize("rest", [b"", b"a"], ids=["silent", "byte by byte"])
+def test_a_head_that_takes_too_long_is_refused(local, rest):
+    web = local(HEAD_SECONDS=0.3)
+    with web.connect() as connection:
+        connection.sendall(b"GET /")
+        if rest:
+            trickle(connection, rest)
+        assert refusal(receive(connection)).status == 408
+    assert web.counter.total() == 0
+
+
+@pytest.mark.parametrize("rest", [b"", b" "], ids=["silent", "byte by byte"])
+def test_a_body_that_takes_too_long_is_refused(local, rest):
+    web = local(BODY_SECONDS=0.3)
+    with web.connect() as connection:
+        connection.sendall(message("POST /", JSON_TYPE, "Content-Length: 100000"))
+        if rest:
+            trickle(connection, rest)
+        assert refusal(receive(connection)).status == 408
+    assert web.counter.total() == 1
+
+
+def test_a_chunked_body_that_takes_too_long_is_refused(local):
+    web = local(BODY_SECONDS=0.3)
+    with web.connect() as connection:
+        connection.sendall(CHUNKED_POST + b"1000\r\n")
+        trickle(connection, b" ")
+        assert refusal(receive(connection)).status == 408
+
+
+def test_a_head_behind_another_request_has_its_time_from_its_first_byte(local):
+    web = local(HEAD_SECONDS=0.3)
+    with web.connect() as connection:
+        data = exchange(connection, message("GET /?a=1") + b"GET", until=b"Sum: 1.0") + receive(connection)
+    assert statuses(data) == [200, 408]
+
+
+def test_a_request_that_came_in_time_is_followed_by_an_idle_time_not_by_a_time_out(local):
+    web = local(HEAD_SECONDS=0.2, BODY_SECONDS=0.2)
+    with web.connect() as connection:
+        for number in range(3):
+            connection.sendall(b"POST /")
+            data = exchange(connection, post(b'{"a": %d}' % number)[6:], until=b"Sum: %d.0" % number)
+            assert statuses(data) == [200]
+            assert not is_readable(connection, 0.3)
+
+
+@pytest.mark.parametrize("request_bytes", [b"", message("GET /"), message("GET /") * 3])
+def test_an_idle_connection_is_closed_in_silence(local, request_bytes):
+    web = local(IDLE_SECONDS=0.3)
+    assert texts(web.raw(request_bytes)) == ["Sum: 0"] * request_bytes.count(b"GET")
+
+
+def test_a_refusal_ends_though_the_client_stays(local):
+    web = local(LINGER_SECONDS=0.2)
+    with web.connect() as connection:
+        connection.sendall(b"GARBAGE\r\n\r\n")
+        assert refusal(receive(connection)).status == 400
+        wait_until(lambda: not web.server.handlers, what="the server to let go of the connection")
+
+
+def test_every_valid_head_is_counted_and_nothing_else(local):
+    web = local()
+    counted = [
+        message("GET /"),
+        message("HEAD /"),
+        post(b"{"),
+        message("PUT /"),
+        message("GET /", "Expect: tea"),
+        message("POST /", "Content-Length: 9999999"),
+    ]
+    web.raw(b"".join(counted))
+    for start in (b"", b"G", b"GARBAGE\r\n\r\n", message("GET / HTTP/2.0"), message("GET /", "Host: y")):
+        web.raw(start, half_close=True)
+    assert web.counter.total() == len(counted)
+
+
+def test_a_bug_is_a_500_and_the_server_goes_on(local, monkeypatch, caplog):
+    def broken(handler):
+        raise ZeroDivisionError
+
+    web = local()
+    with monkeypatch.context() as broken_for_now:
+        broken_for_now.setitem(SumHandler.methods, b"GET", broken)
+        assert refusal(web.raw(message("GET /"))).status == 500
+    assert "ZeroDivisionError" in caplog.text
+    assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
+
+
+def test_connections_past_the_limit_wait_and_are_then_served(local, caplog):
+    web = local(CONNECTIONS=2)
+    with contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(web.connect()) for _ in range(2))
+        for connection in (first, second):
+            exchange(connection, message("GET /"), until=b"Sum: 0")
+        others = [stack.enter_context(web.connect()) for _ in range(8)]
+        for other in others:
+            other.sendall(message("GET /?a=3", "Connection: close"))
+        assert not any(is_readable(other, 0.02) for other in others)
+        wait_until(lambda: "All 2 threads are busy" in caplog.text)
+        exchange(second, message("GET /?a=4"), until=b"Sum: 4.0")
+        first.close()
+        for other in others:
+            other.settimeout(PATIENCE_S)
+            assert texts(receive(other)) == ["Sum: 3.0"]
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+@needs_ipv6
+def test_it_listens_on_ipv4_and_ipv6_unless_told_otherwise(local):
+    web = local(address=None)
+    for host in ("127.0.0.1", "::1"):
+        with web.connect(host=host) as connection:
+            assert texts(exchange(connection, message("GET /?a=3"), until=b"Sum: 3.0")) == ["Sum: 3.0"]
+
+
+@needs_ipv6
+def test_it_serves_on_an_ipv6_address(server):
+    web = server(bind="::1")
+    assert web.get("/?a=3").text == "Sum: 3.0"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", web.port))
+
+
+# --- the tools that people use
+
+
+def run(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no {command[0]} on this machine")
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "output"),
+    [
+        (["-G", "-d", "a=3", "-d", "b=3"], "Sum: 6.0"),
+        (["-H", JSON_TYPE, "-d", '{"a": 3, "b": 3}'], "Sum: 6.0"),
+        (["-H", JSON_TYPE, "-H", "Transfer-Encoding: chunked", "-d", '{"a": 3}'], "Sum: 3.0"),
+        (["-H", JSON_TYPE, "-H", "Expect: 100-continue", "-d", '{"a": 3}'], "Sum: 3.0"),
+        (["-d", "a=3"], WRONG_TYPE),
+        (["-0", "-G", "-d", "a=3"], "Sum: 3.0"),
+        (["-I", "-o", "/dev/null", "-w", "%{http_code}"], "200"),
+        (["-X", "DELETE", "-o", "/dev/null", "-w", "%{http_code}"], "405"),
+    ],
+    ids=" ".join,
+)
+def test_curl_gets_its_answer(web, options, output):
+    assert run("curl", "-sS", *options, web.url) == output
+
+
+def test_curl_is_told_that_its_body_is_too_long(web, tmp_path):
+    (tmp_path / "body").write_bytes(bytes(5 * MIB))
+    options = ["-sS", "-H", JSON_TYPE, "--data-binary", f"@{tmp_path / 'body'}", "-w", " %{http_code}"]
+    assert run("curl", *options, web.url).endswith(" 413")
+
+
+def test_ab_sees_no_error(web):
+    report = run("ab", "-q", "-k", "-t", "1", "-n", "1000000", "-c", "8", f"{web.url}/?a=3&b=3")
+    figures = dict(re.findall(r"^([A-Z][A-Za-z0-9 -]+):\s+([0-9]+)", report, re.MULTILINE))
+    assert int(figures["Complete requests"]) > 0
+    assert figures["Failed requests"] == "0"
+    assert figures["Keep-Alive requests"] == figures["Complete requests"]
+    assert "Non-2xx" not in report
+
+
+def test_wrk_sees_no_error(web):
+    report = run("wrk", "-t", "1", "-c", "16", "-d", "1", f"{web.url}/?a=3&b=3")
+    assert int(re.search(r"([0-9]+) requests in", report)[1]) > 0
+    assert "Socket errors" not in report
+    assert "Non-2xx" not in report
+
+
+# --- the end
+
+
+def refuses_connections(web: Server) -> bool:
+    try:
+        web.connect(1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_quietly(server, signum):
+    web = server()
+    with web.connect() as idle, web.connect() as silent:
+        exchange(idle, message("GET /"), until=b"Sum: 0")
+        assert web.stop(signum) == 0
+        assert is_closed(idle)
+        assert is_closed(silent)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_requests_in_flight_are_answered_before_the_end(server, signum):
+    web = server()
+    body = post(b'{"a": 3}')
+    with web.connect() as half_a_head, web.connect() as half_a_body, web.connect() as idle:
+        exchange(idle, message("GET /"), until=b"Sum: 0")
+        for connection, start in ((half_a_head, body[:20]), (half_a_body, body[:-3])):
+            connection.sendall(start)
+            assert not is_readable(connection, 0.1)
+        web.process.send_signal(signum)
+        wait_until(lambda: refuses_connections(web))
+        half_a_head.sendall(body[20:])
+        half_a_body.sendall(body[-3:])
+        for connection in (half_a_head, half_a_body):
+            connection.settimeout(PATIENCE_S)
+            (answer,) = parsed(receive(connection))
+            assert (answer.text, answer.fields["connection"]) == ("Sum: 3.0", "close")
+        assert is_closed(idle)
+        assert web.wait() == 0
+
+
+def test_a_client_that_never_ends_does_not_hold_up_the_end(local):
+    web = local(GRACE_SECONDS=0.3)
+    with web.connect() as connection:
+        connection.sendall(post(b'{"a": 3}')[:-1])
+        wait_until(lambda: web.counter.total() == 1)
+        web.close()
+        assert is_closed(connection) or True
+
+
+def test_a_second_ctrl_c_ends_the_server_at_once(server):
+    web = server()
+    with web.connect() as connection:
+        connection.sendall(post(b'{"a": 3}')[:-1])
+        assert not is_readable(connection, 0.1)
+        web.process.send_signal(signal.SIGINT)
+        wait_until(lambda: refuses_connections(web))
+        begin = time.monotonic()
+        assert web.stop(signal.SIGINT) == 130
+        assert time.monotonic() - begin < webserver_influx.GRACE_SECONDS - 0.5

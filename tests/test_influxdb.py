@@ -1,0 +1,504 @@
+"""The points in a real influxd: exact, once, and late rather than never."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Influxd, InfluxError, Server, wait_until
+from proxy import Fate, Proxy
+
+SECOND = 1_000_000_000
+DAY = 86_400 * SECOND
+WELL = "All is well again"
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGSTOP")
+
+
+@pytest.fixture
+def influx(influxd) -> Influxd:
+    return influxd()
+
+
+def counted(web: Server) -> int:
+    content = Path(f"{web.state}-count").read_bytes()
+    return sum(struct.unpack_from("=Q", content, 64 * cell)[0] for cell in range(1, 256))
+
+
+def ask(web: Server, statement: str) -> list[tuple]:
+    """Ask the state file."""
+    with contextlib.closing(sqlite3.connect(web.state)) as database:
+        return database.execute(statement).fetchall()
+
+
+def waiting(web: Server) -> list[tuple[int, int]]:
+    return ask(web, "SELECT time, requests_number FROM requests ORDER BY time")
+
+
+def rejected(web: Server) -> list[tuple[int, int, str]]:
+    return ask(web, "SELECT time, requests_number, reason FROM rejected ORDER BY time")
+
+
+def put_aside_for_later(web: Server, points: list[tuple[int, int]]) -> None:
+    """Add points to the state file of a server that does not run, as if they had waited there."""
+    assert not web.running
+    with contextlib.closing(sqlite3.connect(web.state)) as database, database:
+        database.executemany("INSERT INTO requests VALUES (?, ?)", points)
+
+
+def get(web: Server, number: int) -> None:
+    for _ in range(number):
+        assert web.get("/?a=1").text == "Sum: 1.0"
+
+
+def warnings_of(web: Server) -> list[str]:
+    return re.findall("^.* WARNING (.*)$", web.stderr_text(), re.MULTILINE)
+
+
+def times_of(points: list[dict]) -> list[int]:
+    return [point["time"] for point in points]
+
+
+# --- the point
+
+
+def test_a_point_is_exactly_what_the_documentation_says(server, influx):
+    before = time.time_ns()
+    web = server("--interval", "0.5", influx=influx.dsn())
+    get(web, 3)
+    assert web.stop() == 0
+    after = time.time_ns()
+    points = influx.points()
+    assert sum(point["requests_number"] for point in points) == 3
+    for point in points:
+        assert set(point) == {"time", "request", "requests_number"}
+        assert point["request"] == "GETs_per_minute"
+        assert type(point["requests_number"]) is int
+        assert before < point["time"] < after
+    assert len(set(times_of(points))) == len(points)
+    assert influx.query("SHOW MEASUREMENTS") == [{"name": "requests"}]
+    assert influx.query("SHOW TAG KEYS") == [{"tagKey": "request"}]
+    assert influx.query("SHOW FIELD KEYS") == [{"fieldKey": "requests_number", "fieldType": "integer"}]
+    assert any(time % 1_000_000 for time in times_of(points)), "nanoseconds, not rounded"
+
+
+def test_the_influx_command_shows_the_row(server, influx):
+    web = server(influx=influx.dsn())
+    get(web, 4)
+    assert web.stop() == 0
+    (point,) = influx.points()
+    lines = [line.split() for line in influx.influx("SELECT * FROM requests").splitlines()]
+    assert lines == [
+        ["name:", "requests"],
+        ["time", "request", "requests_number"],
+        ["----", "-------", "---------------"],
+        [str(point["time"]), "GETs_per_minute", "4"],
+    ]
+
+
+def test_an_interval_without_a_request_writes_0(server, influx):
+    server("--interval", "0.2", influx=influx.dsn())
+    wait_until(lambda: len(influx.points()) >= 3)
+    assert {point["requests_number"] for point in influx.points()} == {0}
+
+
+def test_every_kind_of_request_counts_and_what_is_no_request_does_not(server, influx):
+    web = server(influx=influx.dsn())
+    assert web.get().status == 200
+    assert web.request("HEAD", "/").status == 200
+    assert web.request("POST", "/", "{}", {"Content-Type": "application/json"}).status == 200
+    assert web.request("POST", "/", "{}").status == 400
+    assert web.request("DELETE", "/").status == 405
+    assert web.raw(b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+    web.connect().close()
+    assert web.stop() == 0
+    assert influx.total() == 5
+
+
+def test_tags_keep_two_servers_in_one_database_apart(server, influx):
+    odd = "a, b=c d"
+    web_1 = server("--tag", "server=1", "--tag", f"place={odd}", influx=influx.dsn())
+    web_2 = server("--tag", "server=2", influx=influx.dsn())
+    get(web_1, 1)
+    get(web_2, 2)
+    assert web_1.stop() == web_2.stop() == 0
+    found = {(point["server"], point["place"]): point["requests_number"] for point in influx.points()}
+    assert found == {("1", odd): 1, ("2", None): 2}
+    assert {point["request"] for point in influx.points()} == {"GETs_per_minute"}
+
+
+def test_points_are_one_interval_apart_however_long_a_delivery_takes(server, influx):
+    web = server("--interval", "0.25", influx=influx.dsn())
+    wait_until(lambda: len(influx.points()) >= 8)
+    assert web.stop() == 0
+    times = times_of(influx.points())[:-1]  # the last is of a part of an interval
+    late = [(point - times[0]) / SECOND % 0.25 for point in times]
+    assert sorted(min(each, 0.25 - each) for each in late)[len(late) // 2] < 0.1, late
+
+
+# --- who may write
+
+
+def test_with_the_right_password_points_arrive(server, influxd):
+    influx = influxd(auth=True)
+    web = server(influx=influx.dsn())
+    get(web, 2)
+    assert web.stop() == 0
+    assert influx.total() == 2
+    assert not warnings_of(web)
+
+
+def test_a_password_with_odd_characters_and_one_from_the_environment_work(server, influxd):
+    influx = influxd(auth=True)
+    influx.query("CREATE USER odd WITH PASSWORD 'p@:/ä%'")
+    influx.query("GRANT WRITE ON math_server TO odd")
+    dsn = influx.dsn(login=("odd", "p%40%3A%2F%C3%A4%25"))
+    web = server(env={"WEBSERVER_INFLUX_DSN": dsn})
+    get(web, 2)
+    assert web.stop() == 0
+    assert influx.total() == 2
+    assert not warnings_of(web)
+
+
+def test_a_wrong_password_is_one_line_that_says_what_to_do_and_never_the_password(server, influxd):
+    influx = influxd(auth=True)
+    web = server("--interval", "0.2", "--verbose", influx=influx.dsn(login=("math_server", "Tr0ub4dor")))
+    wait_until(lambda: len(waiting(web)) >= 4)
+    get(web, 2)
+    influx.query("SET PASSWORD FOR math_server = 'Tr0ub4dor'")
+    wait_until(lambda: influx.total() == 2)
+    wait_until(lambda: WELL in web.stderr_text())
+    assert web.stop() == 0
+    (line,) = warnings_of(web)
+    assert "401" in line
+    assert "math_server" in line
+    assert "--influx" in line
+    assert "Tr0ub4dor" not in web.stdout_text() + web.stderr_text()
+    assert web.stderr_text().count(WELL) == 1
+
+
+def test_a_user_without_a_grant_is_one_line_with_the_grant_that_helps(server, influxd):
+    influx = influxd(auth=True)
+    influx.query("REVOKE ALL ON math_server FROM math_server")
+    web = server("--interval", "0.2", influx=influx.dsn())
+    get(web, 2)
+    wait_until(lambda: len(waiting(web)) >= 3)
+    (line,) = warnings_of(web)
+    assert "403" in line
+    grant = re.search("GRANT ALL ON math_server TO math_server", line)[0]
+    influx.query(grant)
+    wait_until(lambda: influx.total() == 2)
+
+
+def test_a_missing_database_that_the_user_may_not_create_stops_nothing(server, influxd):
+    influx = influxd(auth=True)
+    influx.query("DROP DATABASE math_server")
+    web = server("--interval", "0.2", influx=influx.dsn())
+    get(web, 2)
+    wait_until(lambda: len(waiting(web)) >= 3)
+    (line,) = warnings_of(web)
+    assert "CREATE DATABASE math_server" in line
+    influx.query("CREATE DATABASE math_server")
+    influx.query("GRANT ALL ON math_server TO math_server")
+    wait_until(lambda: influx.total() == 2)
+    wait_until(lambda: WELL in web.stderr_text())
+
+
+def test_a_database_that_is_dropped_is_made_again(server, influx):
+    web = server("--interval", "0.2", influx=influx.dsn())
+    wait_until(influx.points)
+    influx.query("DROP DATABASE math_server")
+    get(web, 2)
+    wait_until(lambda: influx.total() == 2)
+
+
+# --- influxd away, frozen, back
+
+
+def test_an_influxd_that_starts_later_gets_every_point_with_its_own_time(server, influxd):
+    influx = influxd(start=False)
+    web = server("--interval", "0.2", influx=influx.dsn())
+    for _ in range(3):
+        get(web, 2)
+        number = len(waiting(web))
+        wait_until(lambda number=number: len(waiting(web)) > number)
+    waited = waiting(web)
+    (line,) = warnings_of(web)
+    assert "start influxd" in line
+    influx.start()
+    wait_until(lambda: influx.total() == 6)
+    wait_until(lambda: WELL in web.stderr_text())
+    stored = [(point["time"], point["requests_number"]) for point in influx.points()]
+    assert stored[: len(waited)] == waited
+    assert web.stderr_text().count(WELL) == 1
+    assert len(warnings_of(web)) == 1
+
+
+def test_points_that_waited_arrive_after_a_restart_of_the_server_too(server, influxd):
+    influx = influxd(start=False)
+    web = server(influx=influx.dsn())
+    get(web, 3)
+    assert web.stop() == 0
+    assert [number for _, number in waiting(web)] == [3]
+    (waited,) = waiting(web)
+    influx.start()
+    web.start()
+    wait_until(lambda: influx.total() == 3)
+    assert waited == (influx.points()[0]["time"], 3)
+
+
+def test_a_restart_of_influxd_in_mid_run_loses_nothing(server, influx):
+    web = server("--interval", "0.2", influx=influx.dsn())
+    get(web, 2)
+    wait_until(lambda: influx.total() == 2)
+    influx.stop()
+    get(web, 3)
+    wait_until(lambda: len(waiting(web)) >= 3)
+    influx.start()
+    wait_until(lambda: influx.total() == 5)
+    wait_until(lambda: WELL in web.stderr_text())
+    assert len(warnings_of(web)) == 1
+    assert web.stderr_text().count(WELL) == 1
+
+
+@posix
+def test_a_frozen_influxd_holds_up_neither_requests_nor_points(server, influx):
+    web = server("--interval", "0.5", influx=influx.dsn())
+    wait_until(influx.points)
+    influx.freeze()
+    get(web, 7)
+    wait_until(lambda: sum(number for _, number in waiting(web)) == 7)
+    wait_until(lambda: warnings_of(web))
+    assert "does not answer" in warnings_of(web)[0]
+    influx.thaw()
+    wait_until(lambda: influx.total() == 7)
+    wait_until(lambda: WELL in web.stderr_text())
+    assert len(warnings_of(web)) == 1
+
+
+@posix
+def test_with_influxd_frozen_the_server_stops_in_bounded_time_and_the_next_run_delivers(server, influx):
+    web = server(influx=influx.dsn())
+    get(web, 3)
+    time.sleep(0.5)  # the client is made
+    influx.freeze()
+    started = time.monotonic()
+    assert web.stop() == 0
+    assert time.monotonic() - started < 9, "it has to stay below the 10 s that Docker waits"
+    (point,) = waiting(web)
+    assert point[1] == 3
+    influx.thaw()
+    web.start()
+    wait_until(lambda: not waiting(web))
+    assert point in [(each["time"], each["requests_number"]) for each in influx.points()]
+    assert web.stop() == 0
+    assert influx.total() == 3
+
+
+def test_sigterm_delivers_the_last_part_of_an_interval_within_5_s(server, influx):
+    web = server("--interval", "60", influx=influx.dsn())
+    get(web, 6)
+    started = time.monotonic()
+    assert web.stop() == 0
+    assert time.monotonic() - started < 5
+    assert influx.total() == 6
+    assert waiting(web) == []
+    assert re.search("6 requests in .*delivered to InfluxDB", web.stderr_text())
+
+
+@posix
+def test_ctrl_c_is_as_good_as_sigterm(server, influx):
+    web = server("--interval", "60", influx=influx.dsn())
+    get(web, 6)
+    assert web.stop(signal.SIGINT) == 0
+    assert influx.total() == 6
+
+
+@posix
+def test_a_second_ctrl_c_ends_the_server_at_once_and_the_count_is_kept(server, influx):
+    web = server("--interval", "60", influx=influx.dsn())
+    get(web, 6)
+    time.sleep(0.5)  # the client is made
+    influx.freeze()
+    web.process.send_signal(signal.SIGINT)
+    wait_until(lambda: waiting(web))
+    started = time.monotonic()
+    assert web.stop(signal.SIGINT) == 130
+    assert time.monotonic() - started < 2
+    influx.thaw()
+    web.start()
+    wait_until(lambda: influx.total() == 6)
+
+
+def test_a_write_whose_reply_was_lost_is_repeated_and_counts_once(server, influx):
+    influx.query("CREATE DATABASE math_server")
+    with Proxy(influx.port, lambda line: Fate.DROP if "/write" in line else Fate.PASS) as proxy:
+        web = server("--interval", "0.2", influx=influx.dsn(proxy.port))
+        get(web, 5)
+        wait_until(lambda: influx.total() == 5 and proxy.counts[Fate.DROP] >= 4)
+        assert sum(number for _, number in waiting(web)) == 5
+        proxy.switch(Fate.PASS)
+        wait_until(lambda: not waiting(web))
+        assert web.stop() == 0
+    assert influx.total() == 5
+    assert len(set(times_of(influx.points()))) == len(influx.points())
+
+
+def test_a_proxy_in_the_environment_does_not_divert_loopback(server, influx, closed_port):
+    proxy = f"http://127.0.0.1:{closed_port}"
+    env = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), proxy)
+    web = server(influx=influx.dsn(), env={**env, "NO_PROXY": "", "no_proxy": ""})
+    get(web, 2)
+    assert web.stop() == 0
+    assert influx.total() == 2
+
+
+def test_the_default_host_name_reaches_influxd(server, influx):
+    """localhost may be ::1 first, where influxd does not listen."""
+    web = server(influx=f"influxdb://localhost:{influx.port}")
+    get(web, 2)
+    assert web.stop() == 0
+    assert influx.total() == 2
+
+
+def test_what_is_no_influxdb_is_one_line_and_points_wait(server):
+    other = server()
+    web = server("--interval", "0.2", influx=f"influxdb://127.0.0.1:{other.port}")
+    get(web, 2)
+    wait_until(lambda: sum(number for _, number in waiting(web)) == 2 and len(waiting(web)) >= 3)
+    assert len(warnings_of(web)) == 1
+    assert rejected(web) == []
+
+
+def test_without_the_influxdb_package_the_server_serves_on_and_says_what_to_install(server, tmp_path):
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    (shadow / "influxdb.py").write_text('raise ImportError("No module named \'influxdb\'")\n')
+    web = server("--interval", "0.2", env={"PYTHONPATH": str(shadow)})
+    get(web, 2)
+    wait_until(lambda: len(waiting(web)) >= 3)
+    (line,) = warnings_of(web)
+    assert "No module named 'influxdb'" in line
+    assert "pip install" in line
+    assert web.stop() == 0
+    assert sum(number for _, number in waiting(web)) == 2
+
+
+# --- what InfluxDB rejects
+
+
+@pytest.fixture
+def stopped(server, influx):
+    """A server that has run and is stopped, its database made; what waits is put into its state file."""
+    web = server("--interval", "0.3", influx=influx.dsn())
+    wait_until(influx.points)
+    assert web.stop() == 0
+    return web
+
+
+def test_a_field_type_conflict_is_set_aside_and_does_not_block_those_behind(stopped, influx):
+    old = time.time_ns() - 60 * DAY
+    status, text = influx.write(f"requests,request=GETs_per_minute requests_number=1.5 {old}")
+    assert status == 204, text
+    put_aside_for_later(stopped, [(old + 1, 11), (old + 2, 12), (old + 30 * DAY, 13)])
+    stopped.start()
+    get(stopped, 2)
+    wait_until(lambda: not waiting(stopped) and 2 in [point["requests_number"] for point in influx.points()])
+    assert [(when, number) for when, number, _ in rejected(stopped)] == [(old + 1, 11), (old + 2, 12)]
+    assert all("field type conflict" in reason for *_, reason in rejected(stopped))
+    assert (old + 30 * DAY, 13) in [(point["time"], point["requests_number"]) for point in influx.points()]
+    assert stopped.stop() == 0
+    assert len(warnings_of(stopped)) == 1
+    assert "field type conflict" in warnings_of(stopped)[0]
+
+
+def test_points_beyond_retention_are_set_aside_and_do_not_block_those_behind(stopped, influx):
+    influx.query("ALTER RETENTION POLICY autogen ON math_server DURATION 2h SHARD DURATION 1h")
+    now = time.time_ns()
+    put_aside_for_later(stopped, [(now - 20 * DAY, 21), (now - 10 * DAY, 22), (now - 60 * SECOND, 23)])
+    stopped.start()
+    wait_until(lambda: 23 in [point["requests_number"] for point in influx.points()])
+    wait_until(lambda: not waiting(stopped))
+    assert [number for _, number, _ in rejected(stopped)] == [21, 22]
+    assert all("retention" in reason for *_, reason in rejected(stopped))
+    assert stopped.stop() == 0
+    assert len(warnings_of(stopped)) == 1
+
+
+def test_a_batch_that_is_too_large_is_split(server, influxd):
+    influx = influxd(start=False)
+    configuration = influx.folder / "influxdb.conf"
+    text = configuration.read_text(encoding="utf-8")
+    configuration.write_text(text.replace("[http]\n", "[http]\n  max-body-size = 2000\n"), encoding="utf-8")
+    web = server(influx=influx.dsn())
+    assert web.stop() == 0
+    old = time.time_ns() - DAY
+    put_aside_for_later(web, [(old + step, step) for step in range(1, 501)])
+    influx.start()
+    web.start()
+    wait_until(lambda: not waiting(web))
+    assert web.stop() == 0
+    assert influx.total() == sum(range(1, 501))
+    assert rejected(web) == []
+
+
+# --- much that waits
+
+YEAR = 365 * 24 * 60
+
+
+def make_a_year_wait(web: Server) -> None:
+    """A point of 1 request for each minute of the past year."""
+    assert not web.running
+    first = time.time_ns() - (YEAR + 5) * 60 * SECOND
+    statement = """
+        WITH RECURSIVE minutes(minute) AS (SELECT 0 UNION ALL SELECT minute + 1 FROM minutes WHERE minute + 1 < ?)
+        INSERT INTO requests SELECT ? + minute * 60000000000, 1 FROM minutes
+    """
+    with contextlib.closing(sqlite3.connect(web.state)) as database, database:
+        database.execute(statement, (YEAR, first))
+
+
+def test_a_backlog_of_a_year_drains_and_holds_up_neither_requests_nor_points(server, influx):
+    web = server("--interval", "1", influx=influx.dsn())
+    wait_until(influx.points)
+    assert web.stop() == 0
+    make_a_year_wait(web)
+    before = len(warnings_of(web))
+    started = time.monotonic()
+    web.start()
+    slowest = answered = 0
+
+    def is_drained() -> bool:
+        nonlocal slowest, answered
+        asked = time.monotonic()
+        get(web, 1)
+        slowest, answered = max(slowest, time.monotonic() - asked), answered + 1
+        return ask(web, "SELECT min(time) FROM requests")[0][0] is None
+
+    wait_until(is_drained, timeout=110, what="a year's points to be delivered")
+    seconds = time.monotonic() - started
+    print(f"{YEAR} points in {seconds:.1f} s; {answered} requests, the slowest in {slowest:.3f} s")
+    lines = len(re.findall(" requests in ", web.stderr_text()))
+    assert lines >= seconds * 0.5, "each interval has its point and its line"
+    assert web.stop() == 0
+    assert len(warnings_of(web)) == before
+    assert influx.query("SELECT count(requests_number) FROM requests")[0]["count"] >= YEAR
+    assert influx.query("SELECT sum(requests_number) FROM requests")[0]["sum"] == YEAR + answered
+    assert counted(web) == answered
+    assert slowest < 2
+
+
+def test_the_errors_of_influxd_that_these_tests_rely_on_are_errors(influx):
+    with pytest.raises(InfluxError, match="database not found"):
+        influx.query("SELECT * FROM requests")
+    status, text = influx.write("requests requests_number=1i")
+    assert status == 404
+    assert "database not found" in json.loads(text)["error"]

@@ -1,0 +1,437 @@
+"""README.md tells the truth: its commands are run, in its order, in a copy of the repository, and print what it shows.
+
+Only what belongs to a machine is replaced: the ports, and the making of a virtual environment, which would take a
+network and half a minute. Times differ, too, so `1795498610328019773` in the README stands for any.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import PATIENCE_S, PROJECT, Daemon, Influxd, free_port, installed, run_program, wait_until
+
+import webserver_influx
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the commands are for a POSIX shell")
+
+
+# --- the text
+
+
+class Block(NamedTuple):
+    heading: str
+    language: str
+    lines: list[str]
+
+    def commands(self) -> list[tuple[str, str]]:
+        """Each command, and the output that is shown below it; in a `sh` block, none is."""
+        if self.language == "sh":
+            return [(line, "") for line in self.lines]
+        found: list[tuple[str, str]] = []
+        for line in self.lines:
+            if line.startswith("$ "):
+                found.append((line[2:], ""))
+            else:
+                command, output = found.pop()
+                found.append((command, f"{output}{line}\n"))
+        return found
+
+
+def blocks() -> list[Block]:
+    """The code blocks of the README, in order."""
+    found: list[Block] = []
+    heading, inside = "", False
+    for line in README.splitlines():
+        if line.startswith("```"):
+            inside = not inside
+            if inside:
+                found.append(Block(heading, line[3:], []))
+        elif inside:
+            found[-1].lines.append(line)
+        elif line.startswith("#"):
+            heading = line.lstrip("# ")
+    return found
+
+
+def tables() -> dict[str, list[list[str]]]:
+    """The rows of each table, without its head and the line below that, by the first word of the head."""
+    found: dict[str, list[list[str]]] = {}
+    name = ""
+    for line in README.splitlines():
+        if not line.startswith("|"):
+            name = ""
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not name:
+            name = cells[0]
+            found[name] = []
+        elif set(line) != set("| -"):
+            found[name].append(cells)
+    return found
+
+
+# --- a terminal
+
+
+DAEMON = re.compile(r"(^|&& )((?:\w+=\S+ )*)(\.venv/bin/python webserver_influx\.py|influxd |victoria-metrics )")
+
+
+class Started(Daemon):
+    """A command that goes on until it is stopped."""
+
+    def __init__(self, guard, folder: Path, command: str, terminal: Terminal, port: int):
+        super().__init__(guard, folder, ["sh", "-c", command], terminal.environment)
+        self._options["cwd"] = terminal.folder
+        self.port = port
+
+    def answers(self) -> bool:
+        socket.create_connection(("127.0.0.1", self.port), 5).close()  # no request: it would be counted
+        return True
+
+
+class Terminal:
+    """Runs commands of the README in a copy of the repository."""
+
+    def __init__(self, guard, tmp_path: Path):
+        self.guard, self.tmp_path = guard, tmp_path
+        self.folder = tmp_path / "copy"
+        leave = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "math_server.db*", "influxdb-data")
+        shutil.copytree(PROJECT, self.folder, ignore=leave)
+        self.ports = {name: free_port() for name in ("8008", "8086", "8088", "8428")}
+        self.started: list[Started] = []
+        configuration = self.folder / "influxdb.conf"
+        configuration.write_text(self.with_ports(configuration.read_text(encoding="utf-8")), encoding="utf-8")
+        self.make_commands()
+        self.environment = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "LANG": "C.UTF-8",
+            "WEBSERVER_INFLUX_DSN": self.with_ports("influxdb://math_server:math_server1@localhost:8086/math_server"),
+            "PYTEST_ADDOPTS": "-m smoke -p no:cacheprovider tests/test_fixtures.py",  # not all tests again
+        }
+
+    def make_commands(self) -> None:
+        """A `python`, and a virtual environment, that are the Python of this test run and have what it has."""
+        python = f'exec "{sys.executable}" "$@"'
+        for path, script in {
+            self.tmp_path / "bin" / "python": f'[ "$*" = "-m venv .venv" ] && exit\n{python}',
+            self.folder / ".venv" / "bin" / "python": python,
+            self.folder / ".venv" / "bin" / "pip": '[ "$1" = install ] && [ "$2" = -qr ] && [ -s "$3" ]',
+        }.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+            path.chmod(0o755)
+
+    def with_ports(self, text: str) -> str:
+        """The text with this test's ports in place of the usual ones."""
+        return re.sub("|".join(self.ports), lambda match: str(self.ports[match[0]]), text)
+
+    def adapted(self, command: str) -> str:
+        """The command with this test's ports, written or implied."""
+        command = self.with_ports(command)
+        command = re.sub(r"(?<=webserver_influx\.py)", f" --port {self.ports['8008']}", command)
+        command = re.sub(r"^influx(?= )", f"influx -host 127.0.0.1 -port {self.ports['8086']}", command)
+        command = re.sub(r"^victoria-metrics", rf"\g<0> -httpListenAddr=127.0.0.1:{self.ports['8428']}", command)
+        return DAEMON.sub(r"\1exec env \2\3", command)
+
+    def run(self, block: Block) -> None:
+        """Run what a block shows, and compare what it prints."""
+        for command, output in block.commands():
+            if DAEMON.search(command):
+                self.start(command, output)
+            elif command.startswith("influx "):  # what the server delivers may be on its way
+                wait_until(lambda c=command, o=output: self.shows(c, o), what=f"{output!r} of {command}")
+            else:
+                assert self.printed(command) == normal(output) or not output
+
+    def shows(self, command: str, output: str) -> bool:
+        """Whether a command succeeds and prints what is shown, if that is anything."""
+        ended = self.ended(command)
+        return ended.returncode == 0 and (not output or normal(ended.stdout) == normal(output))
+
+    def ended(self, command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["sh", "-c", self.adapted(command)],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def printed(self, command: str) -> str:
+        """What a command prints that must succeed."""
+        ended = self.ended(command)
+        assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
+        return normal(ended.stdout)
+
+    def start(self, command: str, output: str = "") -> Started:
+        program = DAEMON.search(command)[3].split()[0]
+        port = self.ports[{"influxd": "8086", "victoria-metrics": "8428"}.get(program, "8008")]
+        folder = self.tmp_path / f"started-{len(self.started)}"
+        folder.mkdir()
+        self.started.append(Started(self.guard, folder, self.adapted(command), self, int(port)))
+        started = self.started[-1].start()
+        if output:
+            wait_until(lambda: started.stdout_text() == self.with_ports(output), what=f"{output!r} of {command}")
+        return started
+
+    def ctrl_c(self) -> None:
+        """End the command that was started last."""
+        assert self.started[-1].stop(signal.SIGINT) == 0
+        assert "Traceback" not in self.started[-1].stderr_text()
+
+    def get(self) -> None:
+        """One request."""
+        assert self.printed("curl -s http://localhost:8008") == "Sum: 0"
+
+    def close(self) -> None:
+        for started in self.started:
+            started.close()
+
+
+def normal(output: str) -> str:
+    """The output without the times in it, the spaces at the end of lines and the last newline."""
+    return re.sub(r" *$", "", re.sub(r"\b[0-9]{19}\b", "TIME", output), flags=re.MULTILINE).rstrip("\n")
+
+
+@pytest.fixture
+def terminal(guard, tmp_path):
+    with contextlib.closing(Terminal(guard, tmp_path)) as terminal:
+        yield terminal
+
+
+# --- the tests
+
+
+def test_every_command_does_what_the_readme_says(terminal):
+    installed("influxd")
+    installed("influx")
+    shell = iter([block for block in blocks() if block.language in ("sh", "console")])
+
+    terminal.run(next(shell))  # python -m venv … && … webserver_influx.py
+    terminal.run(next(shell))  # curl, twice
+    terminal.run(next(shell))  # python -m venv … && … pytest
+    terminal.ctrl_c()
+    terminal.run(next(shell))  # python -c "import sqlite3 …"
+
+    terminal.run(next(shell))  # influxd
+    influxd = terminal.started[-1]
+    terminal.run(next(shell))  # webserver_influx.py, and influx
+
+    terminal.run(next(shell))  # CREATE USER …
+    configuration = terminal.folder / "influxdb.conf"
+    text = configuration.read_text(encoding="utf-8")
+    configuration.write_text(text.replace("# auth-enabled = true", "auth-enabled = true"), encoding="utf-8")
+    influxd.restart()
+    with pytest.raises(AssertionError, match="unable to parse authentication credentials"):
+        terminal.printed("influx -database math_server -execute 'SELECT * FROM requests'")
+    terminal.run(next(shell))  # influx -username …
+    terminal.ctrl_c()
+
+    terminal.run(next(shell))  # WEBSERVER_INFLUX_DSN=…
+    terminal.get()
+    terminal.ctrl_c()
+    login = "-username math_server -password math_server1 -database math_server"
+    total = f"influx {login} -format csv -execute 'SELECT sum(requests_number) FROM requests'"
+    assert terminal.printed(total).endswith(",3")
+
+    terminal.run(next(shell))  # webserver_influx.py --tag host=…
+    terminal.get()
+    terminal.ctrl_c()
+    (query,) = (" ".join(block.lines) for block in blocks() if block.language == "sql")
+    for variable, value in (("$timeFilter", "time > now() - 1h"), ("$__interval", "1m")):
+        assert variable in query
+        query = query.replace(variable, value)
+    graph = terminal.printed(f"influx {login} -execute '{query}'")
+    assert re.search(rf"^tags: host={socket.gethostname()}$", graph, re.MULTILINE)
+    assert re.search(r"^tags: host=$", graph, re.MULTILINE)
+
+    next(shell)  # VictoriaMetrics has a test of its own
+    assert not list(shell)
+
+
+def test_victoriametrics_takes_the_same_points(terminal):
+    if not shutil.which("victoria-metrics"):
+        pytest.skip("no victoria-metrics on this machine: apt-get install victoria-metrics")
+    (block,) = (block for block in blocks() if block.lines[0].startswith("victoria-metrics"))
+    terminal.run(block)
+    terminal.get()
+    terminal.ctrl_c()
+    series = 'requests_requests_number{request="GETs_per_minute"}'
+    flush = "curl -s http://localhost:8428/internal/force_flush"  # or it takes 10 s until a new series is found
+    export = f"{flush} && curl -s http://localhost:8428/api/v1/export -d 'match[]={series}'"
+    wait_until(lambda: '"values":[1]' in terminal.printed(export), what="the point in VictoriaMetrics")
+
+
+def test_the_test_command_is_the_one_that_ci_runs():
+    install = "python -m venv .venv && .venv/bin/pip install -qr tests/requirements.txt"
+    command = f"{install} && .venv/bin/python -m pytest -q"
+    assert [line for line in README.splitlines() if re.search("-m venv .*-m pytest", line)] == [command]
+
+
+def test_the_first_screen_holds_all_that_a_person_needs_to_begin():
+    first_screen = "\n".join(README.splitlines()[:30])
+    for needed in ("&& .venv/bin/python webserver_influx.py\n", "$ curl", "\nSum: 6.0", "-m pytest -q\n"):
+        assert needed in first_screen
+
+
+def test_every_linked_file_is_there():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    made_by_the_benchmark = ".github/benchmark.svg"
+    assert links
+    assert [link for link in links if link != made_by_the_benchmark and not (PROJECT / link).exists()] == []
+
+
+def test_the_options_table_names_the_options_of_help_and_their_defaults():
+    help_text = run_program("--help").stdout.partition("\nexamples:")[0]
+    defaults = {}
+    for entry in re.split(r"\n  (?=-)", help_text)[1:]:
+        option = re.search(r"--[a-z-]+(?: [A-Z=]+)?", entry)[0]
+        match = re.search(r"\(default:\s([^)]*)\)", entry)
+        defaults[option] = " ".join(match[1].split()) if match else None
+    rows = {re.match(r"`(--[^`]+)`", cells[0])[1]: cells[2].strip("`") for cells in tables()["option"]}
+    assert rows.keys() == defaults.keys()
+    assert webserver_influx.parse_dsn(rows.pop("--influx DSN")) == webserver_influx.Destination()
+    assert rows.pop("--tag KEY=VALUE") == "none"
+    assert rows.pop("--no-pin") == "off"  # --help says the same in other words: one CPU each
+    assert {option: default or None for option, default in rows.items()} == {name: defaults[name] for name in rows}
+
+
+def test_the_limits_are_those_of_the_program():
+    program = webserver_influx
+    for words in (
+        f"a request line over {program.REQUEST_LINE_BYTES // 1024} KiB",
+        f"a head over {program.HEAD_BYTES // 1024} KiB, or of more than {program.FIELD_LINES} fields",
+        f"a body over {program.BODY_BYTES // 1024**2} MiB",
+        f"a head that takes longer than {program.HEAD_SECONDS:.0f} s",
+        f"a body that takes longer than {program.BODY_SECONDS:.0f} s",
+        f"nested deeper than {program.JSON_NESTING}",
+        f"nothing happens for {program.IDLE_SECONDS:.0f} s",
+        f"{program.CONNECTIONS:,} at most",
+    ):
+        assert words in README
+
+
+HOST = b"Host: x\r\n"
+POST = b"POST / HTTP/1.1\r\n" + HOST
+
+# For each row of the table, by the beginning of its first cell, requests that it speaks of. Those for which one has to
+# wait are tested elsewhere.
+BAD_INPUT = {
+    "a malformed request line": [
+        b"FOO\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"A: \0\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"A: b\r\n c\r\n\r\n",
+        b"GET / HTTP/1.1\n" + HOST + b"\r\n",
+    ],
+    "in HTTP/1.1, no `Host`": [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST * 2 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    ],
+    "`Content-Length` together": [
+        POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        POST + b"Content-Length: +1\r\n\r\n",
+        POST + b"Content-Length: 1, 2\r\n\r\n",
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+    "a transfer coding": [POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"],
+    "a request line over": [b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\n" + HOST + b"\r\n"],
+    "a head over": [
+        b"GET / HTTP/1.1\r\n" + HOST + b"A: b\r\n" * 100 + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"A: " + b"b" * 65536 + b"\r\n\r\n",
+    ],
+    "an HTTP version": [b"GET / HTTP/2.0\r\n" + HOST + b"\r\n"],
+    "a head that takes longer": [],
+    "a malformed chunk": [POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n"],
+    "a body over": [POST + b"Content-Length: 1048577\r\n\r\n", POST + b"Transfer-Encoding: chunked\r\n\r\n100001\r\n"],
+    "a body that takes longer": [],
+    "an expectation": [POST + b"Content-Length: 1\r\nExpect: tea\r\n\r\n", POST + b"Expect: tea\r\n\r\n"],
+    "a method other": [b"PUT / HTTP/1.1\r\n" + HOST + b"\r\n"],
+    "a `POST` of another type": [
+        POST + b"Content-Length: 1\r\n\r\n1",
+        POST + b"Content-Type: application/json\r\n\r\n",
+        POST + b"Content-Type: application/json\r\nContent-Length: 1\r\n\r\n\xff",
+        POST + b"Content-Type: application/json\r\nContent-Length: 3\r\n\r\nNaN",
+        POST + b"Content-Type: application/json\r\nContent-Length: 202\r\n\r\n" + b"[" * 101 + b"]" * 101,
+        POST + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+    ],
+}
+
+
+def test_bad_input_is_answered_and_counted_as_the_table_says(server):
+    web = server()
+
+    def counted() -> int:
+        """The first worker's cell of the counter file."""
+        with open(f"{web.state}-count", "rb") as file:
+            return struct.unpack_from("=Q", file.read(), 64)[0]
+
+    rows = tables()["bad input"]
+    assert len(rows) == len(BAD_INPUT)
+    for (condition, status, then, is_counted), (start, requests) in zip(rows, BAD_INPUT.items()):
+        assert condition.startswith(start)
+        for request in requests:
+            before = counted()
+            closes = then == "close" or then == "close if there is a body" and b"Content-Length" in request
+            # Where the connection goes on, a second request on it is answered, and counted.
+            follower = b"" if closes else b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+            reply = web.raw(request + follower, half_close=not closes)
+            assert reply.startswith(b"HTTP/1.1 %s " % status.encode()), request
+            assert (b"\r\nConnection: close\r\n" in reply.partition(b"\r\n\r\n")[0]) == closes, request
+            assert reply.endswith(b"Sum: 0") != closes, request
+            assert counted() - before == (is_counted == "yes") + bool(follower), request
+
+
+def test_a_body_that_ends_too_early_is_refused_and_counted(server):
+    web = server()
+    assert web.raw(POST + b"Content-Length: 9\r\n\r\n1", half_close=True).startswith(b"HTTP/1.1 400 ")
+    with open(f"{web.state}-count", "rb") as file:
+        assert struct.unpack_from("=Q", file.read(), 64)[0] == 1
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
+    (block,) = (block for block in blocks() if block.language == "ini")
+    text = "\n".join(block.lines) + "\n"
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str
+    unit.read_string(text)
+    service = unit["Service"]
+    assert service["Restart"] == "on-failure"
+    assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
+    assert int(service["LimitNOFILE"]) >= webserver_influx.CONNECTIONS + 64
+    program, script = service["ExecStart"].split()
+    assert program.endswith("/.venv/bin/python")
+    assert Path(script).name == "webserver_influx.py"
+    if shutil.which("systemd-analyze"):
+        path = tmp_path / "webserver_influx.service"
+        path.write_text(text.replace(program, sys.executable), encoding="utf-8")
+        verified = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+        assert path.name not in verified.stderr, verified.stderr
+
+
+def test_the_password_that_the_readme_gives_is_the_one_that_the_tests_use():
+    assert f"math_server:{Influxd.USER[1]}@localhost" in README
