@@ -18,6 +18,7 @@ outage or restart loses or doubles a count that has been made. It does not promi
 
 import argparse
 import contextlib
+import errno
 import functools
 import ipaddress
 import json
@@ -38,6 +39,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from itertools import accumulate
 from math import fsum, inf, isfinite
 from time import monotonic, sleep, time, time_ns
@@ -142,6 +144,9 @@ CHUNKED = -1  # as a body's length: unknown before its last chunk
 CONTINUE = b"100-continue"
 
 
+FIELDS_READ = (b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"content-type")
+
+
 class Fields(NamedTuple):
     """What a head says below its request-target."""
 
@@ -222,14 +227,7 @@ def read_fields(version_and_fields: bytes) -> Fields:
 
 def interpret_fields(lines: list[bytes], *, http_1_0: bool) -> Fields:
     """Find out what the field lines mean for the connection, the body and the reply (RFC 9110, RFC 9112)."""
-    values: dict[bytes, list[bytes]] = {
-        b"host": [],
-        b"connection": [],
-        b"content-length": [],
-        b"transfer-encoding": [],
-        b"expect": [],
-        b"content-type": [],
-    }
+    values: dict[bytes, list[bytes]] = {name: [] for name in FIELDS_READ}
     for line in lines:
         name, _, value = line.partition(b":")
         name = name.lower()
@@ -303,10 +301,9 @@ def decode_chunks(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
 
     Returns the body and what is left behind it. Raises RequestError when the bytes are malformed or too many.
     """
-    body = bytearray()
+    received, body = BytesIO(buffer), bytearray()
     while True:
-        line, buffer = yield from take_line(buffer)
-        match = CHUNK_LINE.fullmatch(line)
+        match = CHUNK_LINE.fullmatch((yield from take_line(received)))
         if not match:
             raise RequestError(400, "A chunk does not begin with its size in hexadecimal digits.")
         size = int(match[1], 16)
@@ -314,32 +311,40 @@ def decode_chunks(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
             break
         if len(body) + size > BODY_BYTES:
             raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
-        while size > len(buffer):
-            body += buffer
-            size -= len(buffer)
-            buffer = yield
-        body += buffer[:size]
-        line, buffer = yield from take_line(buffer[size:])
-        if line != b"\r\n":
+        end = len(body) + size
+        while len(body) < end:
+            body += received.read(end - len(body)) or refill(received, (yield))
+        if (yield from take_line(received)) != b"\r\n":
             raise RequestError(400, "A chunk is longer than its size says.")
-    return bytes(body), (yield from skip_trailers(buffer))
+    yield from skip_trailers(received)
+    return bytes(body), received.read()
 
 
-def take_line(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
-    """Take a line of a chunked body, its LF included: a coroutine as `decode_chunks`, of which it is a part."""
-    while (end := buffer.find(b"\n") + 1) == 0:
-        if len(buffer) > CHUNK_LINE_BYTES:
+def refill(received: BytesIO, data: bytes) -> bytes:
+    """Put more bytes into a buffer of which all has been read; return none, b"", for the reader to go on with."""
+    received.seek(0)
+    received.truncate()
+    received.write(data)
+    received.seek(0)
+    return b""
+
+
+def take_line(received: BytesIO) -> Generator[None, bytes, bytes]:
+    """Take a line of a chunked body, its LF included; a part of `decode_chunks`."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if len(line) > CHUNK_LINE_BYTES:
             raise RequestError(400, f"A line of the chunked body is longer than {CHUNK_LINE_BYTES} bytes.")
-        buffer += yield
-    return buffer[:end], buffer[end:]
+        line += received.readline(CHUNK_LINE_BYTES + 1 - len(line)) or refill(received, (yield))
+    return line
 
 
-def skip_trailers(buffer: bytes) -> Generator[None, bytes, bytes]:
-    """Pass over a trailer section (RFC 9112 §7.1.2), bounded as a head is; return what is left behind it."""
+def skip_trailers(received: BytesIO) -> Generator[None, bytes, None]:
+    """Pass over a trailer section (RFC 9112 §7.1.2), which is bounded as a head's fields are."""
     for _ in range(FIELD_LINES + 1):
-        line, buffer = yield from take_line(buffer)
+        line = yield from take_line(received)
         if line == b"\r\n":
-            return buffer
+            return
         if not TRAILER_LINE.fullmatch(line):
             raise RequestError(400, "A trailer is not “name: value”.")
     raise RequestError(431, f"The body has more than {FIELD_LINES} trailers.")
@@ -531,13 +536,13 @@ class SumHandler(BaseHTTPRequestHandler):
             while self.buffer and (head := take_head(self.buffer)):
                 self.method, self.target, fields, self.buffer = head
                 self.connection, body_length, expectation, self.media_type = fields
-                self.deadline = None
+                self.deadline, self.body = None, b""
                 increment()
-                if server.stopping:
-                    self.connection = CLOSE
                 try:
                     if body_length or expectation:
                         self.receive_body(body_length, expectation)
+                    if server.stopping:
+                        self.connection = CLOSE
                     due.append(self.reply(200, methods.get(self.method, SumHandler.do_other)(self)))
                 except RequestError as refusal:
                     if self.deadline:
@@ -547,6 +552,7 @@ class SumHandler(BaseHTTPRequestHandler):
                     return
             if self.buffer and not self.deadline:
                 self.deadline = monotonic() + HEAD_SECONDS
+                self.method = self.target = b"-"
         if self.buffer:
             raise RequestError(400, "The connection ended before the request's head did.")
 
@@ -643,8 +649,8 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def close_with(self, refusal: RequestError) -> None:
         """Send a reply after which the connection is closed."""
-        if not self.deadline:  # it was a head that could not be read, so the method is none that is known
-            self.method = b""
+        if not self.deadline:  # what could not be read is a head
+            self.method = self.target = b"-"
         self.connection = CLOSE
         self.due.append(self.reply(refusal.status, str(refusal).encode()))
         self.send_due()
@@ -660,7 +666,7 @@ class SumHandler(BaseHTTPRequestHandler):
 
 
 class LoggingHandler(SumHandler):
-    """The handler of `--access-log`: a line on standard error for each reply, in the Common Log Format."""
+    """The handler of `--access-log`: a line on standard error for each reply, as `http.server` writes it."""
 
     def reply(self, status: int, text: bytes) -> bytes:
         self.requestline = (self.method + b" " + self.target).decode("ascii")
@@ -731,7 +737,8 @@ class Counter:
         """Make a new file: its blocks first, as a full disk would be fatal under a memory map, its header last."""
         for content in (bytes(self.SIZE), self.HEADER.pack(self.MAGIC, self.VERSION, uuid.uuid4().bytes)):
             os.lseek(self.file, 0, os.SEEK_SET)
-            os.write(self.file, content)
+            if os.write(self.file, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self.file)
 
     def increment(self) -> None:
@@ -952,8 +959,8 @@ def parse_dsn(dsn: str) -> Destination:
     if port == 0 or (parts.netloc.endswith(":")):
         raise ValueError("its port is not a number from 1 to 65535")
     database = unquote(parts.path[1:])
-    if "/" in parts.path[1:]:
-        raise ValueError("there is more than one “/” behind the host")
+    if "/" in parts.path[1:] or "@" in parts.path:
+        raise ValueError("it has more than a database behind the host; in a password, “/” is written as %2F")
     if parts.username is None:
         username, password = USER, PASSWORD
     else:
@@ -1381,6 +1388,7 @@ class Workers:
     def stop(self) -> None:
         """Let every worker stop as a single server does; kill what has not ended by then."""
         self.stopping.set()
+        self.listener.close()
         for pipe in self.pipes.values():
             with contextlib.suppress(OSError):
                 pipe.send_bytes(b"stop")
@@ -1390,7 +1398,6 @@ class Workers:
             if process.is_alive():
                 process.kill()
                 process.join()
-        self.listener.close()
 
 
 def work(number: int, listener: socket.socket, path: str, options: argparse.Namespace, pipe: Any) -> None:
@@ -1448,6 +1455,12 @@ def positive_seconds(text: str) -> float:
     return seconds[0]
 
 
+def file_name(text: str) -> str:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("a file has a name")
+    return text
+
+
 def worker_count(text: str) -> int:
     if text == "auto":
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -1495,6 +1508,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--state": {
         "metavar": "FILE",
+        "type": file_name,
         "default": STATE_FILE,
         "help": "where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file: "
         f"what is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})",
@@ -1512,9 +1526,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that does not repeat a password in what it says of bad usage."""
+
+    def error(self, message: str) -> Any:
+        super().error(re.sub(r"influxdb://\S*", "influxdb://…", message))
+
+
 def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
     """Read the command line; bad usage ends the program with status 2."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="webserver_influx.py",
         description="Adds up numbers over HTTP, counts the requests, and reports how many to InfluxDB 1.8.",
         epilog=EXAMPLES,
@@ -1533,7 +1554,7 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
     try:
         options.destination = Destination() if dsn is None else parse_dsn(dsn)
     except ValueError as error:
-        parser.error(f"{source}: not influxdb://user:password@host:port/database: {error}")
+        parser.error(f"{source}: {error}; the form of a data source name is in --help")
     return options
 
 

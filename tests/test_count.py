@@ -522,9 +522,14 @@ def test_a_disk_that_is_full_at_a_later_start_is_told_in_one_line(tmp_path):
 
 def test_a_state_file_that_is_locked_at_the_start_is_told_in_one_line(tmp_path):
     state, _ = make_state(tmp_path)
+    script = """
+        import functools, sqlite3, sys, webserver_influx
+        sqlite3.connect = functools.partial(sqlite3.connect, timeout=0.1)
+        sys.exit(webserver_influx.main(sys.argv[1:]))
+    """
     with contextlib.closing(sqlite3.connect(state, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert_one_line(run_program("--port", "0", "--state", str(state)), str(state))
+        assert_one_line(run_python(script, "--port", 0, "--state", state), str(state))
 
 
 # --- the order to stop

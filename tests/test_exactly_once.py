@@ -252,6 +252,42 @@ def test_requests_over_64_connections_are_counted_to_the_unit(server, influxd, w
     assert len({point["time"] for point in influx.points()}) == len(influx.points())
 
 
+def blast(connection: socket.socket) -> None:
+    """Send requests and take in replies until the server ends the connection."""
+    replies = threading.Thread(target=drain, args=(connection,))
+    replies.start()
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(REQUEST * 1000)
+    replies.join()
+
+
+def drain(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while connection.recv(65536):
+            pass
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_under_full_load_is_in_good_order_and_the_books_balance(server, influxd, workers):
+    influx = influxd()
+    web = server("--interval", "1", "--workers", str(workers), influx=influx.dsn())
+    with contextlib.ExitStack() as at_end:
+        threads = []
+        for _ in range(8):
+            connection = at_end.enter_context(web.connect())
+            threads.append(threading.Thread(target=blast, args=(connection,)))
+            threads[-1].start()
+        wait_until(lambda: counted(web) > 20_000)
+        assert web.stop() == 0
+        for thread in threads:
+            thread.join()
+    assert influx.total() + waiting(web) <= counted(web)
+    web.start()  # what was counted after the last point, on connections that were cut, comes now
+    assert web.stop() == 0
+    assert influx.total() + waiting(web) == counted(web)
+
+
 # --- crash points
 
 
@@ -270,7 +306,8 @@ def test_the_books_balance_when_the_process_is_killed_before_any_line_of_record_
 
 def workers_of(web: Server) -> list[int]:
     """The pids of the processes that answer requests."""
-    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,pgid=,args="], capture_output=True, text=True, check=True).stdout
+    command = ["ps", "-A", "-ww", "-o", "pid=,pgid=,args="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     processes = [line.split(None, 2) for line in listed.splitlines()]
     return [int(pid) for pid, group, args in processes if int(group) == web.process.pid and "spawn_main" in args]
 

@@ -134,15 +134,6 @@ def test_tags_keep_two_servers_in_one_database_apart(server, influx):
     assert {point["request"] for point in influx.points()} == {"GETs_per_minute"}
 
 
-def test_points_are_one_interval_apart_however_long_a_delivery_takes(server, influx):
-    web = server("--interval", "0.25", influx=influx.dsn())
-    wait_until(lambda: len(influx.points()) >= 8)
-    assert web.stop() == 0
-    times = times_of(influx.points())[:-1]  # the last is of a part of an interval
-    late = [(point - times[0]) / SECOND % 0.25 for point in times]
-    assert sorted(min(each, 0.25 - each) for each in late)[len(late) // 2] < 0.1, late
-
-
 # --- who may write
 
 

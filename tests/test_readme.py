@@ -109,8 +109,8 @@ class Terminal:
     def __init__(self, guard, tmp_path: Path):
         self.guard, self.tmp_path = guard, tmp_path
         self.folder = tmp_path / "copy"
-        leave = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "math_server.db*", "influxdb-data")
-        shutil.copytree(PROJECT, self.folder, ignore=leave)
+        leave = [".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "math_server.db*", "influxdb-data"]
+        shutil.copytree(PROJECT, self.folder, ignore=shutil.ignore_patterns(*leave))
         self.ports = {name: free_port() for name in ("8008", "8086", "8088", "8428")}
         self.started: list[Started] = []
         configuration = self.folder / "influxdb.conf"

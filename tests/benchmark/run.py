@@ -2,7 +2,7 @@
 """The benchmark: webserver_influx.py beside its peers, on one machine, in one run.
 
     pip install -r tests/benchmark/requirements.txt    # the peers; wrk, nginx and taskset are packages of the system
-    python tests/benchmark/run.py                      # every work in both placements, 5 rounds
+    python tests/benchmark/run.py                      # every work in both placements, 5 rounds: an hour
     python tests/benchmark/run.py --quick              # under 2 minutes: is every reply right, every request answered?
 
 Each server is one process that does the same work (peers.py says how it is set up). All of them are started; then, in
@@ -100,7 +100,7 @@ PEERS = {
     "granian": Peer("Granian", "granian uvloop"),
     "socketify": Peer("socketify", "socketify"),
     "aiohttp": Peer("aiohttp", "aiohttp uvloop"),
-    "blacksheep": Peer("BlackSheep on uvicorn", "blacksheep uvicorn"),
+    "blacksheep": Peer("BlackSheep on Granian", "blacksheep granian"),
     "robyn": Peer("Robyn", "robyn"),
     "fastapi": Peer("FastAPI on uvicorn", "fastapi uvicorn"),
     "flask": Peer("Flask on gunicorn", "flask gunicorn gunicorn_h1c"),
