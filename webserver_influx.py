@@ -814,6 +814,7 @@ class Outbox:
     def __init__(self, path: str, counter: Counter) -> None:
         """Open the file, or make it. Raises StartError, leaving the file as it is, if it is not for this counter."""
         self.path, self.counter = path, counter
+        self.place = "memory" if path == ":memory:" else path  # as a person calls it
         self.lock = threading.RLock()  # guards `database`, and the order of the points
         try:
             self.database = sqlite3.connect(path, check_same_thread=False)
@@ -1138,7 +1139,7 @@ class Reporter(threading.Thread):
         try:
             action(*arguments)
         except sqlite3.Error as error:
-            self.log_trouble(f"{self.outbox.path} cannot be used ({error}); requests are still answered and counted")
+            self.log_trouble(f"{self.outbox.place} cannot be used ({error}); requests are still answered and counted")
         except Exception as error:
             if self.log_trouble(f"A bug in this server: {error!r}"):
                 log.exception("It came from here:")
@@ -1150,7 +1151,7 @@ class Reporter(threading.Thread):
         seconds, self.recorded = now - self.recorded, now
         deliver(*arguments)
         waiting = self.outbox.waiting()
-        fate = f"points waiting in {self.outbox.path}: {waiting}" if waiting else "delivered to InfluxDB"
+        fate = f"points waiting in {self.outbox.place}: {waiting}" if waiting else "delivered to InfluxDB"
         log.info("%d requests in %.0f s, %.1f per second; %s", number, seconds, number / seconds, fate)
 
     def deliver(self, until: float) -> None:
@@ -1160,7 +1161,7 @@ class Reporter(threading.Thread):
             while (points := self.outbox.oldest(BATCH_POINTS)) and monotonic() < until:
                 self.send(points)
         except Trouble as trouble:
-            self.log_trouble(f"{trouble}. Points wait in {self.outbox.path}.")
+            self.log_trouble(f"{trouble}. Points wait in {self.outbox.place}.")
         else:
             if self.trouble:
                 log.info("All is well again: InfluxDB takes points.")
@@ -1184,7 +1185,7 @@ class Reporter(threading.Thread):
         """Keep rejected points out of the way of the others."""
         self.outbox.set_aside(points, reason)
         if reason != self.rejection:
-            log.warning("InfluxDB rejects points, now kept in table rejected of %s: %s", self.outbox.path, reason)
+            log.warning("InfluxDB rejects points, now kept in table rejected of %s: %s", self.outbox.place, reason)
         self.rejection = reason
 
     def log_trouble(self, trouble: str) -> bool:
@@ -1616,19 +1617,19 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
         else:
             service = make_server(listener, counter, options, 0)
         service.start()
-        announce(listener, options)
+        announce(listener, options, outbox.place)
         stop_asked.recv(1)
         service.stop()
         reporter.stop()
 
 
-def announce(listener: socket.socket, options: argparse.Namespace) -> None:
+def announce(listener: socket.socket, options: argparse.Namespace, place: str) -> None:
     """Print where the server is and where statistics go."""
     host, port = listener.getsockname()[:2]
     where = "localhost" if options.bind is None else f"[{host}]" if ":" in host else host
     print(
         f"Serving on http://{where}:{port}{' and all other addresses' if options.bind is None else ''}; Ctrl-C stops.\n"
-        f"Statistics go to {options.destination} every {options.interval:g} s; until then they are in {options.state}.",
+        f"Statistics go to {options.destination} every {options.interval:g} s; until then they are in {place}.",
         flush=True,
     )
 

@@ -278,10 +278,12 @@ def test_a_stop_under_full_load_is_in_good_order_and_the_books_balance(server, i
             connection = at_end.enter_context(web.connect())
             threads.append(threading.Thread(target=blast, args=(connection,)))
             threads[-1].start()
-        wait_until(lambda: counted(web) > 20_000)
+        t0 = time.monotonic(); wait_until(lambda: counted(web) > 20_000); print("T", time.monotonic() - t0)
         assert web.stop() == 0
+        print("T stopped", time.monotonic() - t0)
         for thread in threads:
             thread.join()
+        print("T joined", time.monotonic() - t0)
     assert influx.total() + waiting(web) <= counted(web)
     web.start()  # what was counted after the last point, on connections that were cut, comes now
     assert web.stop() == 0
