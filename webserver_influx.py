@@ -708,6 +708,7 @@ class Counter:
         self.path = path
         self.cell_lock = threading.Lock()  # guards the read and the write of one increment of `cell`
         self.file = -1
+        self.new = False
         if path == ":memory:":
             self.map = mmap.mmap(-1, self.SIZE)
         else:
@@ -740,6 +741,13 @@ class Counter:
             if os.write(self.file, content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self.file)
+        self.new = True
+
+    def discard(self) -> None:
+        """Remove the file if it was made just now, for a state file with which it cannot go."""
+        if self.new:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
 
     def increment(self) -> None:
         """Count one request. An aligned 8-byte store, so that another process never reads half of it."""
@@ -1606,7 +1614,11 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             if options.workers > 1:  # who share the count through a file
                 count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
         counter = stack.enter_context(contextlib.closing(Counter(count_file)))
-        outbox = stack.enter_context(contextlib.closing(Outbox(options.state, counter)))
+        try:
+            outbox = stack.enter_context(contextlib.closing(Outbox(options.state, counter)))
+        except StartError:
+            counter.discard()
+            raise
         recovered = outbox.recover(round(options.interval * 1e9), time_ns())
         if recovered:
             log.info("The server was killed when it ran last; %d requests it had counted are now in a point", recovered)
@@ -1629,7 +1641,7 @@ def announce(listener: socket.socket, options: argparse.Namespace, place: str) -
     where = "localhost" if options.bind is None else f"[{host}]" if ":" in host else host
     print(
         f"Serving on http://{where}:{port}{' and all other addresses' if options.bind is None else ''}; Ctrl-C stops.\n"
-        f"Statistics go to {options.destination} every {options.interval:g} s; until then they are in {place}.",
+        f"Every {options.interval:g} s statistics go to {options.destination}; until then they are in {place}.",
         flush=True,
     )
 

@@ -225,7 +225,7 @@ def test_influx_is_where_the_points_go(program, influxd):
     influx = influxd()
     web = program("--influx", f"influxdb://me:{PASSWORD}@127.0.0.1:{influx.port}/numbers")
     destination = f"http://127.0.0.1:{influx.port}, database numbers, user me"
-    assert f"Statistics go to {destination} every 60 s; until then they are in math_server.db.\n" in web.stdout_text()
+    assert f"Every 60 s statistics go to {destination}; until then they are in math_server.db.\n" in web.stdout_text()
     web.get()
     assert web.stop() == 0
     assert [row["requests_number"] for row in influx.query("SELECT * FROM numbers.autogen.requests")] == [1]
@@ -352,7 +352,7 @@ def test_a_quiet_run_logs_nothing_but_the_last_minute(program):
     if os.name != "nt":
         trouble, report = web.log()
         assert " WARNING InfluxDB at 127.0.0.1:1 cannot be reached; start influxd, or give another address" in trouble
-        assert REPORT_LINE.fullmatch(report).groups() == ("2", "points waiting in :memory:: 1")
+        assert REPORT_LINE.fullmatch(report).groups() == ("2", "points waiting in memory: 1")
 
 
 def test_a_quiet_run_with_influxdb_logs_one_line_a_minute_and_no_other(program, influxd):
@@ -463,23 +463,19 @@ BAD_DSNS = [
 @pytest.mark.smoke
 @pytest.mark.parametrize("dsn", BAD_DSNS)
 def test_a_malformed_dsn_is_refused_without_a_word_of_it(dsn, misuse):
-    reason = "not influxdb://user:password@host:port/database: "
-    assert misuse("--influx", dsn).startswith(f"argument --influx: {reason}")
-    assert misuse(dsn=dsn).startswith(f"{DSN_VARIABLE}: {reason}")
+    assert misuse("--influx", dsn).startswith("argument --influx: ")
+    assert misuse(dsn=dsn).startswith(f"{DSN_VARIABLE}: ")
 
 
-@pytest.mark.xfail(reason="argparse repeats what it does not know")
 @pytest.mark.parametrize("before", [["--inlux"], ["-influx"], []])
 def test_a_dsn_behind_a_misspelt_option_is_not_printed(before, misuse):
     misuse(*before, f"influxdb://user:{PASSWORD}@host/db")
 
 
-@pytest.mark.xfail(reason="an unescaped / in the password makes the rest of it the name of the database")
 def test_a_password_with_a_slash_in_it_is_not_taken_for_a_database(misuse):
     misuse("--influx", f"influxdb://user:12/{PASSWORD}@host")
 
 
-@pytest.mark.xfail(reason="SQLite takes it for a file that is nameless and temporary")
 def test_an_empty_name_of_a_state_file_is_refused(misuse):
     misuse("--state", "")
 

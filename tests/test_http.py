@@ -616,7 +616,7 @@ def test_a_head_behind_another_request_has_its_time_from_its_first_byte(local):
 def test_a_request_that_came_in_time_is_followed_by_an_idle_time_not_by_a_time_out(local):
     web = local(HEAD_SECONDS=0.2, BODY_SECONDS=0.2)
     with web.connect() as connection:
-        for number in range(3):
+        for number in range(2):
             connection.sendall(b"POST /")
             data = exchange(connection, post(b'{"a": %d}' % number)[6:], until=b"Sum: %d.0" % number)
             assert statuses(data) == [200]
@@ -625,7 +625,7 @@ def test_a_request_that_came_in_time_is_followed_by_an_idle_time_not_by_a_time_o
 
 @pytest.mark.parametrize("request_bytes", [b"", message("GET /"), message("GET /") * 3])
 def test_an_idle_connection_is_closed_in_silence(local, request_bytes):
-    web = local(IDLE_SECONDS=0.3)
+    web = local(IDLE_SECONDS=0.15)
     assert texts(web.raw(request_bytes)) == ["Sum: 0"] * request_bytes.count(b"GET")
 
 
@@ -781,7 +781,7 @@ def test_a_signal_ends_the_server_quietly(server, signum):
 
 def test_a_signal_that_comes_as_soon_as_it_serves_ends_the_server_quietly(server):
     web = server()
-    for _ in range(4):
+    for _ in range(3):
         assert web.stop() == 0
         web.start()
 
