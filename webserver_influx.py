@@ -122,8 +122,7 @@ FIELD_SECTION = re.compile(rb"(?:" + FIELD_LINE + rb"\r\n)*")
 TRAILER_LINE = re.compile(FIELD_LINE + rb"\r\n")
 HOST = re.compile(AUTHORITY)
 DIGITS = re.compile(rb"[0-9]+")
-# What no head may hold, wherever it goes on: a control character, a bare CR or a bare LF (RFC 9112 §2.2).
-NEVER_IN_A_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n")
+CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (RFC 9110 §5.5)
 
 # ---------------------------------------------------------------------------------------------- Request
 
@@ -186,7 +185,9 @@ def take_head(buffer: bytes) -> Optional[Head]:
 
 def refuse_early(buffer: bytes) -> None:
     """Raise RequestError if no bytes that may follow can make a valid head of these."""
-    if NEVER_IN_A_HEAD.search(buffer):
+    lines = buffer.count(b"\r\n")
+    bare = buffer.count(b"\n") > lines or buffer.count(b"\r") - buffer.endswith(b"\r") > lines
+    if bare or len(buffer.translate(None, CONTROLS)) < len(buffer):
         raise RequestError(400, "The head holds a control character, a bare CR or a bare LF.")
     refuse_long(buffer.strip(b"\r\n"))
 
@@ -333,9 +334,9 @@ def take_line(received: BytesIO) -> Generator[None, bytes, bytes]:
     """Take a line of a chunked body, its LF included; a part of `decode_chunks`."""
     line = b""
     while not line.endswith(b"\n"):
-        if len(line) > CHUNK_LINE_BYTES:
+        if len(line) == CHUNK_LINE_BYTES:
             raise RequestError(400, f"A line of the chunked body is longer than {CHUNK_LINE_BYTES} bytes.")
-        line += received.readline(CHUNK_LINE_BYTES + 1 - len(line)) or refill(received, (yield))
+        line += received.readline(CHUNK_LINE_BYTES - len(line)) or refill(received, (yield))
     return line
 
 
@@ -856,8 +857,10 @@ class Outbox:
         if version != self.VERSION:
             raise StartError(f"{self.path} is of version {version}, not {self.VERSION}; give another --state.")
         (report,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
+        if report == "ok" and not self.state():
+            report = "the table state is empty"
         if report != "ok":
-            raise StartError(f"{self.path} is corrupt ({report}); repair it, or give another --state.")
+            raise StartError(f"{self.path} is corrupt ({one_line(report)}); repair it, or give another --state.")
         identity, reported, _ = self.state()
         if identity != self.counter.identity or reported > self.counter.total():
             raise StartError(
@@ -1160,7 +1163,7 @@ class Reporter(threading.Thread):
         deliver(*arguments)
         waiting = self.outbox.waiting()
         fate = f"points waiting in {self.outbox.place}: {waiting}" if waiting else "delivered to InfluxDB"
-        log.info("%d requests in %.0f s, %.1f per second; %s", number, seconds, number / seconds, fate)
+        log.info("%d requests in %.0f s, %.1f per second; %s", number, seconds, number / max(seconds, 0.001), fate)
 
     def deliver(self, until: float) -> None:
         """Send what waits, oldest first, until nothing does, InfluxDB is in trouble, or until (monotonic seconds)."""
@@ -1605,7 +1608,7 @@ def catch_signals() -> socket.socket:
 
 
 def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
-    """Serve until there is something to read from stop_asked. Raises StartError, OSError if it cannot."""
+    """Serve until there is something to read from stop_asked. Raises StartError, OSError, sqlite3.Error."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.bind, options.port))
         count_file = f"{options.state}-count"
@@ -1652,11 +1655,14 @@ def main(argv: Optional[list[str]] = None) -> int:
     configure_logging(options)
     try:
         run(options, catch_signals())
-    except (StartError, OSError) as error:
-        reason = f"{options.state}: {error.strerror}; give another --state" if isinstance(error, OSError) else error
-        print(f"webserver_influx.py: error: {reason}", file=sys.stderr)
-        return 1
-    return 0
+    except StartError as error:
+        reason = str(error)
+    except (OSError, sqlite3.Error) as error:
+        reason = f"{options.state}: {getattr(error, 'strerror', error)}; give another --state"
+    else:
+        return 0
+    print(f"webserver_influx.py: error: {reason}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":
