@@ -72,6 +72,7 @@ IDLE_SECONDS = 75.0  # between two requests; nginx's keepalive_timeout
 SEND_SECONDS = 30.0  # for a client that does not read its reply
 LINGER_SECONDS = 5.0  # to read on after a refusal; nginx's lingering_timeout
 
+POLL_SECONDS = 0.1  # within which the accept loop notices that it shall stop
 RECEIVE_BYTES = 64 * 1024  # taken from the kernel at once
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
 CONNECTIONS = 16_384  # threads, one for each; more connections wait in the backlog
@@ -100,7 +101,7 @@ FIELD_LINE = TOKEN + rb":" + FIELD_VALUE
 # RFC 9110 §5.6.4   quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
 QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 
-# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. What is in brackets, read_host() looks at.
+# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. What is in brackets, check_host() looks at.
 AUTHORITY = rb"(?:\[([^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
 
 # RFC 9112 §3.2     origin-form / absolute-form; visible characters, as browsers send some that RFC 3986 would
@@ -141,8 +142,6 @@ CLOSE = b"Connection: close\r\n"
 
 CHUNKED = -1  # as a body's length: unknown before its last chunk
 CONTINUE = b"100-continue"
-
-
 FIELDS_READ = (b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"content-type")
 
 
@@ -714,7 +713,10 @@ class Counter:
             self.map = mmap.mmap(-1, self.SIZE)
         else:
             self.file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
-            self.map = self.open_map(worker)
+            with contextlib.ExitStack() as on_error:
+                on_error.callback(os.close, self.file)
+                self.map = self.open_map(worker)
+                on_error.pop_all()
         self.identity = self.map[16:32]
         self.cells = memoryview(self.map).cast("Q")
         first = (worker or 1) * self.LINE // 8
@@ -827,11 +829,14 @@ class Outbox:
         self.lock = threading.RLock()  # guards `database`, and the order of the points
         try:
             self.database = sqlite3.connect(path, check_same_thread=False)
-            if self.is_new():
-                self.initialize()
-            self.check()
-            self.database.execute("PRAGMA journal_mode = WAL")
-            self.database.execute("PRAGMA synchronous = FULL")
+            with contextlib.ExitStack() as on_error:
+                on_error.callback(self.database.close)
+                if self.is_new():
+                    self.initialize()
+                self.check()
+                self.database.execute("PRAGMA journal_mode = WAL")
+                self.database.execute("PRAGMA synchronous = FULL")
+                on_error.pop_all()
         except sqlite3.Error as error:
             raise StartError(f"{path}: {error}; repair it, or give another --state.") from None
 
@@ -1169,7 +1174,9 @@ class Reporter(threading.Thread):
         """Send what waits, oldest first, until nothing does, InfluxDB is in trouble, or until (monotonic seconds)."""
         try:
             self.influxdb.connect()
-            while (points := self.outbox.oldest(BATCH_POINTS)) and monotonic() < until:
+            while points := self.outbox.oldest(BATCH_POINTS):
+                if monotonic() >= until:
+                    return
                 self.send(points)
         except Trouble as trouble:
             self.log_trouble(f"{trouble}. Points wait in {self.outbox.place}.")
@@ -1236,7 +1243,7 @@ class SumServer(ThreadingHTTPServer):
         """Accept a connection once there is a thread for it. An OSError makes `serve_forever` ask again."""
         if not self.free.acquire(blocking=False):
             self.log_crowd(f"All {self.connections} threads are busy; new connections wait in the listen backlog")
-            if not self.free.acquire(timeout=0.5):
+            if not self.free.acquire(timeout=POLL_SECONDS):
                 raise BlockingIOError
         try:
             connection, address = self.socket.accept()
@@ -1255,7 +1262,7 @@ class SumServer(ThreadingHTTPServer):
         self.date, self.date_until = formatdate(second, usegmt=True).encode("ascii"), second + 1
 
     def service_actions(self) -> None:
-        """Keep the date; `serve_forever` calls this twice a second at least."""
+        """Keep the date; `serve_forever` calls this every POLL_SECONDS at least."""
         if time() >= self.date_until:
             self.renew_date()
 
@@ -1285,7 +1292,7 @@ class SumServer(ThreadingHTTPServer):
 
     def start(self) -> None:
         """Accept connections, in a thread of its own."""
-        threading.Thread(target=self.serve_forever, name="accept", daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), name="accept", daemon=True).start()
 
     def stop(self) -> None:
         """Stop accepting, answer what is in flight for GRACE_SECONDS at most, and end every connection.

@@ -482,16 +482,17 @@ def limit_files(pid: int, size: int) -> None:
 @linux
 def test_with_the_disk_full_requests_are_answered_and_counted_and_recording_resumes(server):
     web = server("--interval", "0.2")
+    web.get("/?a=1")
     wait_until(lambda: points_in(web.state))
     limit_files(web.process.pid, 4000)
     wait_until(lambda: "cannot be used" in web.stderr_text())
     before = len(points_in(web.state))
     for _ in range(50):
         assert web.get("/?a=1").text == "Sum: 1.0"
-    assert counted_in(Path(f"{web.state}-count")) == 50
+    assert counted_in(Path(f"{web.state}-count")) == 51
     assert len(points_in(web.state)) == before
     limit_files(web.process.pid, -1)
-    wait_until(lambda: sum(number for _, number in points_in(web.state)) == 50)
+    wait_until(lambda: sum(number for _, number in points_in(web.state)) == 51)
     assert web.stderr_text().count("cannot be used") == 1
 
 

@@ -33,9 +33,16 @@ def counted(web: Server) -> int:
 
 
 def ask(web: Server, statement: str) -> list[tuple]:
-    """Ask the state file."""
+    """Ask the state file. No rows, while a server that starts has not made it."""
+    if not Path(web.state).exists():
+        return []
     with contextlib.closing(sqlite3.connect(web.state)) as database:
-        return database.execute(statement).fetchall()
+        try:
+            return database.execute(statement).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            return []
 
 
 def waiting(web: Server) -> list[tuple[int, int]]:
