@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import functools
 import json
 import re
 import shutil
@@ -138,7 +137,6 @@ class Local:
         self.counter = Counter(":memory:")
         self.server = SumServer(listener, self.counter)
         self.port = self.server.server_address[1]
-        self.server.serve_forever = functools.partial(self.server.serve_forever, 0.02)  # so that it soon sees a stop()
         self.server.start()
 
     def connect(self, timeout: float = PATIENCE_S, host: str = "127.0.0.1") -> socket.socket:
