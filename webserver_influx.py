@@ -454,7 +454,7 @@ REPLY = (
     b"%b"
 )
 STATUS = {status.value: b"%d %b" % (status, status.phrase.encode("ascii")) for status in HTTPStatus}
-STATUS[405] += b"\r\nAllow: GET, HEAD, POST"  # RFC 9110 §15.5.6
+STATUS[405] += b"\r\nAllow: " + b", ".join(METHODS)  # RFC 9110 §15.5.6
 INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
 
@@ -862,11 +862,11 @@ class Outbox:
         if version != self.VERSION:
             raise StartError(f"{self.path} is of version {version}, not {self.VERSION}; give another --state.")
         (report,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
-        if report == "ok" and not self.state():
-            report = "the table state is empty"
-        if report != "ok":
-            raise StartError(f"{self.path} is corrupt ({one_line(report)}); repair it, or give another --state.")
-        identity, reported, _ = self.state()
+        state = self.state() if report == "ok" else None
+        if not state:
+            flaw = "the table state is empty" if report == "ok" else one_line(report)
+            raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or give another --state.")
+        identity, reported, _ = state
         if identity != self.counter.identity or reported > self.counter.total():
             raise StartError(
                 f"{self.path} and {self.counter.path} do not belong together; restore both, or move both away."
@@ -926,7 +926,7 @@ class Outbox:
         with self.lock, self.database:
             rows = [(*point, reason) for point in points]
             self.database.executemany("INSERT INTO rejected VALUES (?, ?, ?)", rows)
-            self.database.execute("DELETE FROM requests WHERE time BETWEEN ? AND ?", (points[0][0], points[-1][0]))
+            self.remove(points)  # which commits the two together
 
     def close(self) -> None:
         with self.lock:
@@ -946,14 +946,10 @@ class Destination(NamedTuple):
     database: str = DATABASE
     tls: bool = False
 
-    def uri_host(self) -> str:
-        """The host as it stands in a URL."""
-        return f"[{self.host}]" if ":" in self.host else self.host
-
     def __str__(self) -> str:
         """All but the password."""
         scheme = "https" if self.tls else "http"
-        return f"{scheme}://{self.uri_host()}:{self.port}, database {self.database}, user {self.username}"
+        return f"{scheme}://{uri_host(self.host)}:{self.port}, database {self.database}, user {self.username}"
 
 
 def parse_dsn(dsn: str) -> Destination:
@@ -971,9 +967,9 @@ def parse_dsn(dsn: str) -> Destination:
         raise ValueError("it does not begin with influxdb:// or https+influxdb://")
     if not host:
         raise ValueError("it names no host")
-    if parts.query or parts.fragment or "?" in dsn or "#" in dsn or dsn != "".join(dsn.split()):
+    if "?" in dsn or "#" in dsn or dsn != "".join(dsn.split()):
         raise ValueError("it holds “?”, “#” or a space, which in a password are written as %3F, %23 and %20")
-    if port == 0 or (parts.netloc.endswith(":")):
+    if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("its port is not a number from 1 to 65535")
     database = unquote(parts.path[1:])
     if "/" in parts.path[1:] or "@" in parts.path:
@@ -1042,7 +1038,7 @@ class InfluxDB:
         session = requests.Session()
         session.trust_env = not is_loopback(to.host)  # HTTP_PROXY would divert even localhost
         client = InfluxDBClient(
-            host=to.uri_host(),
+            host=uri_host(to.host),
             port=to.port,
             username=to.username.encode(),
             password=to.password.encode(),
@@ -1068,7 +1064,7 @@ class InfluxDB:
         from influxdb.exceptions import InfluxDBClientError, InfluxDBServerError
 
         to = self.destination
-        where = f"InfluxDB at {to.uri_host()}:{to.port}"
+        where = f"InfluxDB at {uri_host(to.host)}:{to.port}"
         if isinstance(error, requests.exceptions.Timeout):
             return Trouble(f"{where} does not answer within {INFLUXDB_SECONDS:.0f} s; see whether influxd is well")
         if isinstance(error, requests.exceptions.SSLError):
@@ -1076,9 +1072,9 @@ class InfluxDB:
         if isinstance(error, requests.exceptions.ConnectionError):
             return Trouble(f"{where} cannot be reached; start influxd, or give another address with --influx")
         if isinstance(error, InfluxDBServerError):
-            return Trouble(f"{where} has an error of its own: {error_message(str(error)) or one_line(str(error))}")
+            return Trouble(f"{where} has an error of its own: {error_message(str(error)) or one_line(error)}")
         if not isinstance(error, InfluxDBClientError):
-            return Trouble(f"{where} cannot be used: {type(error).__name__}: {one_line(str(error))}")
+            return Trouble(f"{where} cannot be used: {type(error).__name__}: {one_line(error)}")
         message = error_message(error.content)
         if message and error.code in (400, 413):
             dropped = re.search(r"\bdropped=([0-9]+)", message)
@@ -1094,6 +1090,11 @@ class InfluxDB:
         return Trouble(f"{where} refuses ({reason}); see whether another program has that port")
 
 
+def uri_host(host: str) -> str:
+    """A host, by name or address, as it stands in a URL (RFC 3986 §3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine, by name or address."""
     try:
@@ -1102,8 +1103,8 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def one_line(text: str) -> str:
-    """The beginning of a text, in one line."""
+def one_line(text: Any) -> str:
+    """The beginning of what `str()` makes of it, in one line."""
     return " ".join(str(text).split())[:300]
 
 
@@ -1251,7 +1252,7 @@ class SumServer(ThreadingHTTPServer):
             self.free.release()
             if not isinstance(error, (BlockingIOError, ConnectionError)):
                 self.log_crowd(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
-                sleep(0.1)  # as the cause, such as too many open files, does not go away by asking
+                sleep(POLL_SECONDS)  # as the cause, such as too many open files, does not go away by asking
             raise
         connection.setblocking(True)  # BSD's accept() hands on the listener's mode
         return connection, address
@@ -1366,6 +1367,10 @@ def pin(slot: int) -> None:
 # ---------------------------------------------------------------------------------------------- Workers
 
 
+# Ctrl-C, kill and systemd, Windows' Ctrl-Break
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+
+
 class Workers:
     """Several processes that accept from one listening socket, each with a CPU and a cell of the counter to itself."""
 
@@ -1421,9 +1426,8 @@ class Workers:
 
 def work(number: int, listener: socket.socket, path: str, options: argparse.Namespace, pipe: Any) -> None:
     """The life of a worker process."""
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # Ctrl-C and systemd tell all; the order to stop comes by the pipe
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for signum in STOP_SIGNALS:  # Ctrl-C and systemd tell all processes; a worker's order to stop comes by the pipe
+        signal.signal(signum, signal.SIG_IGN)
     configure_logging(options)
     server = make_server(listener, open_cell(path, number), options, number)
     server.start()
@@ -1599,18 +1603,18 @@ def catch_signals() -> socket.socket:
     """
     readable, writable = socket.socketpair()
     writable.setblocking(False)
-    asked: list[Any] = [writable]  # which keeps the socket open
+    asked = False
 
     def ask(*signal_and_frame: Any) -> None:
-        if len(asked) > 1:
+        nonlocal asked
+        if asked:
             os._exit(130)
-        asked.append(signal_and_frame)
+        asked = True
 
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as it is in the background of a script
-            signal.signal(number, ask)
-    signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
+    for signum in STOP_SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as it is in the background of a script
+            signal.signal(signum, ask)
+    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
     return readable
 
 
@@ -1648,7 +1652,7 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
 def announce(listener: socket.socket, options: argparse.Namespace, place: str) -> None:
     """Print where the server is and where statistics go."""
     host, port = listener.getsockname()[:2]
-    where = "localhost" if options.bind is None else f"[{host}]" if ":" in host else host
+    where = "localhost" if options.bind is None else uri_host(host)
     print(
         f"Serving on http://{where}:{port}{' and all other addresses' if options.bind is None else ''}; Ctrl-C stops.\n"
         f"Every {options.interval:g} s statistics go to {options.destination}; until then they are in {place}.",

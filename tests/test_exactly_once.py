@@ -29,9 +29,14 @@ REQUEST = b"GET /?a=1 HTTP/1.1\r\nHost: test\r\n\r\n"
 REPLY_END = b"\r\n\r\nSum: 1.0"
 
 
-def counted(web: Server) -> int:
+def cells(web: Server) -> list[int]:
+    """What each worker has counted, by the layout in the docstring of Counter."""
     content = Path(f"{web.state}-count").read_bytes()
-    return sum(struct.unpack_from("=Q", content, 64 * cell)[0] for cell in range(1, 256))
+    return [struct.unpack_from("=Q", content, offset)[0] for offset in range(64, len(content), 64)]
+
+
+def counted(web: Server) -> int:
+    return sum(cells(web))
 
 
 def waiting(web: Server) -> int:
@@ -319,6 +324,12 @@ def get_many(web: Server, number: int) -> int:
         with contextlib.suppress(OSError):
             answered += web.raw(REQUEST, until=REPLY_END).endswith(REPLY_END)
     return answered
+
+
+def test_each_worker_serves_and_counts_into_the_cell_of_its_number(server):
+    web = server("--workers", "2")
+    wait_until(lambda: get_many(web, 20) and all(cells(web)[:2]), what="both workers to count")
+    assert not any(cells(web)[2:])
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_count_stays_exact(server, influxd):
