@@ -34,8 +34,8 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Generator
 from email.utils import formatdate
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,12 +72,12 @@ IDLE_SECONDS = 75.0  # between two requests; nginx's keepalive_timeout
 SEND_SECONDS = 30.0  # for a client that does not read its reply
 LINGER_SECONDS = 5.0  # to read on after a refusal; nginx's lingering_timeout
 
-POLL_SECONDS = 0.1  # within which the accept loop notices that it shall stop
+RETRY_SECONDS = 0.1  # between two tries to accept a connection, where that fails
 RECEIVE_BYTES = 64 * 1024  # taken from the kernel at once
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
 CONNECTIONS = 16_384  # threads, one for each; more connections wait in the backlog
 STACK_BYTES = 256 * 1024  # address space for a connection's thread, so that a 32-bit system holds thousands
-FIELD_SECTIONS = 256  # distinct field sections remembered: 16 MiB if each is as long as it may be
+FIELDS_REMEMBERED = 256  # field sections, and field lines: 16 MiB of each if all are as long as they may be
 
 GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; with the delivery it stays below Docker's 10 s
 DELIVERY_SECONDS = 5.0  # at shutdown, for the last points
@@ -102,12 +102,18 @@ FIELD_LINE = TOKEN + rb":" + FIELD_VALUE
 QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 
 # RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. What is in brackets, check_host() looks at.
-AUTHORITY = rb"(?:\[([^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+AUTHORITY = rb"(?:\[[^\]]*\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
 
 # RFC 9112 §3.2     origin-form / absolute-form; visible characters, as browsers send some that RFC 3986 would
-#                   encode, but no "#", because a fragment is never sent
-VISIBLE = rb"[\x21\x22\x24-\x7e]*"
-is_request_target = re.compile(rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*://)" + VISIBLE).fullmatch
+#                   encode, but no "#", because a fragment is never sent. The query is a group. Behind them the
+#                   asterisk-form and the authority-form, which go with one method only.
+TARGET = (
+    rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*://)[\x21\x22\x24-\x3e\x40-\x7e]*(?:\?([\x21\x22\x24-\x7e]*))?"
+    rb"|(?<=\AOPTIONS )\*|(?<=\ACONNECT )" + AUTHORITY
+)
+
+# RFC 9112 §3       method SP request-target SP, then the HTTP version and the field section
+read_head = re.compile(rb"(" + TOKEN + rb") (?:" + TARGET + rb") (.*)", re.DOTALL).fullmatch
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
 HTTP_VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
@@ -118,10 +124,9 @@ CHUNK_EXT = BWS + b";" + BWS + TOKEN + b"(?:" + BWS + b"=" + BWS + b"(?:" + TOKE
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)(?:" + CHUNK_EXT + rb")*\r\n")
 
 is_method = re.compile(TOKEN).fullmatch
-METHODS = (b"GET", b"HEAD", b"POST")
-FIELD_SECTION = re.compile(rb"(?:" + FIELD_LINE + rb"\r\n)*")
-TRAILER_LINE = re.compile(FIELD_LINE + rb"\r\n")
-HOST = re.compile(AUTHORITY)
+is_field_line = re.compile(FIELD_LINE).fullmatch
+is_trailer_line = re.compile(FIELD_LINE + rb"\r\n").fullmatch
+is_host = re.compile(AUTHORITY).fullmatch
 DIGITS = re.compile(rb"[0-9]+")
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (RFC 9110 §5.5)
 
@@ -136,25 +141,23 @@ class RequestError(Exception):
         self.status = status
 
 
-KEEP_ALIVE = b""  # in HTTP/1.1, persistence needs no word
-KEEP_ALIVE_1_0 = b"Connection: keep-alive\r\n"
-CLOSE = b"Connection: close\r\n"
+KEEP_ALIVE = ""  # in HTTP/1.1, persistence needs no word
+KEEP_ALIVE_1_0 = "Connection: keep-alive\r\n"
+CLOSE = "Connection: close\r\n"
 
 CHUNKED = -1  # as a body's length: unknown before its last chunk
 CONTINUE = b"100-continue"
 FIELDS_READ = (b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"content-type")
 
 
-class Fields(NamedTuple):
-    """What a head says below its request-target."""
+# What the fields of a head mean. Plain tuples, here and below, because nothing is faster to unpack.
+#   str    the Connection field line of the reply: KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE
+#   int    the body's length in octets, or CHUNKED
+#   bytes  the expectation in lower case, or empty
+#   bytes  the media type in lower case, without parameters, or empty
+Fields = tuple[str, int, bytes, bytes]
 
-    connection: bytes  # KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE: the Connection field line of the reply
-    body_length: int  # octets, or CHUNKED
-    expectation: bytes  # lower case, or empty
-    media_type: bytes  # lower case, without parameters, or empty
-
-
-Head = tuple[bytes, bytes, Fields, bytes]  # method, request-target, fields, and the bytes behind the head
+Head = tuple[bytes, bytes, bytes, Fields, bytes]  # all of it, method, query, fields; and the bytes behind it
 
 
 def take_head(buffer: bytes) -> Optional[Head]:
@@ -168,18 +171,13 @@ def take_head(buffer: bytes) -> Optional[Head]:
         return None
     if len(head) > REQUEST_LINE_BYTES:
         refuse_long(head)
-    try:
-        method, target, version_and_fields = head.split(b" ", 2)
-    except ValueError:
-        raise RequestError(400, "The request line is not “method request-target HTTP-version”.") from None
-    if method not in METHODS and not is_method(method):
-        if buffer.startswith(b"\r\n"):  # one empty line before a request is ignored (RFC 9112 §2.2)
+    match = read_head(head)
+    if match is None:
+        if head.startswith(b"\r\n"):  # one empty line before a request is ignored (RFC 9112 §2.2)
             return take_head(buffer[2:])
-        raise RequestError(400, "The method is not a token.")
-    fields = read_fields(version_and_fields)
-    if not is_request_target(target) and not is_special_target(method, target):
-        raise RequestError(400, "The request-target is not a path or an absolute URI in visible ASCII characters.")
-    return method, target, fields, rest
+        raise refusal_of(head)
+    method, query, version_and_fields = match.groups(b"")
+    return head, method, query, read_fields(version_and_fields), rest
 
 
 def refuse_early(buffer: bytes) -> None:
@@ -199,40 +197,51 @@ def refuse_long(head: bytes) -> None:
         raise RequestError(431, f"The head is longer than {HEAD_BYTES} bytes.")
 
 
-def is_special_target(method: bytes, target: bytes) -> bool:
-    """Whether this is one of the two request-targets that go with one method only (RFC 9112 §3.2.3, §3.2.4)."""
-    return method == b"OPTIONS" and target == b"*" or method == b"CONNECT" and HOST.fullmatch(target) is not None
+def refusal_of(head: bytes) -> RequestError:
+    """What is wrong with a head that `read_head` does not match."""
+    method, _, target_and_more = head.partition(b" ")
+    _, space, version_and_fields = target_and_more.partition(b" ")
+    if not space:
+        return RequestError(400, 'The request line is not "method request-target HTTP-version".')
+    if not is_method(method):
+        return RequestError(400, "The method is not a token.")
+    read_fields(version_and_fields)  # a version that this server does not speak may have other targets, too
+    return RequestError(400, "The request-target is not a path or an absolute URI in visible ASCII characters.")
 
 
-@functools.lru_cache(maxsize=FIELD_SECTIONS)
+# A client sends the same fields with every request of a connection, and a thousand like it send them too. So what they
+# mean is remembered, for all of them together and for each line. It is a fact about these bytes alone.
+remember = functools.lru_cache(maxsize=FIELDS_REMEMBERED)
+
+
+@remember
 def read_fields(version_and_fields: bytes) -> Fields:
-    """Read all of a head that follows the request-target, the last CRLF left out (RFC 9112 §2.3, §5).
-
-    A client sends the same fields with every request of a connection, and a thousand like it send them too, so what
-    they mean is remembered. It is a fact about these bytes alone.
-    """
-    version, _, section = version_and_fields.partition(b"\r\n")
+    """Read all of a head that follows the request-target, the last CRLF left out (RFC 9112 §2.3, §5)."""
+    version, *lines = version_and_fields.split(b"\r\n")
     match = HTTP_VERSION.fullmatch(version)
     if not match:
         raise RequestError(400, "The request line does not end in an HTTP version such as HTTP/1.1.")
     if match[1] != b"1":
         raise RequestError(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
-    lines = section.split(b"\r\n") if section else []
     if len(lines) > FIELD_LINES:
         raise RequestError(431, f"The head has more than {FIELD_LINES} field lines.")
-    if lines and not FIELD_SECTION.fullmatch(section + b"\r\n"):
-        raise RequestError(400, "A field line is not “name: value”.")
-    return interpret_fields(lines, http_1_0=match[2] == b"0")
+    values = defaultdict(list)
+    for name, value in filter(None, map(read_field, lines)):
+        values[name].append(value)
+    return interpret_fields(values, http_1_0=match[2] == b"0")
 
 
-def interpret_fields(lines: list[bytes], *, http_1_0: bool) -> Fields:
-    """Find out what the field lines mean for the connection, the body and the reply (RFC 9110, RFC 9112)."""
-    values: dict[bytes, list[bytes]] = {name: [] for name in FIELDS_READ}
-    for line in lines:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        if name in values:
-            values[name].append(value.strip(b" \t"))
+@remember
+def read_field(line: bytes) -> Optional[tuple[bytes, bytes]]:
+    """Read a field line: its name and its value in lower case, or None if the name is not of FIELDS_READ."""
+    if not is_field_line(line):
+        raise RequestError(400, 'A field line is not "name: value".')
+    name, _, value = line.lower().partition(b":")
+    return (name, value.strip(b" \t")) if name in FIELDS_READ else None
+
+
+def interpret_fields(values: dict[bytes, list[bytes]], *, http_1_0: bool) -> Fields:
+    """Find out what the fields mean for the connection, the body and the reply (RFC 9110, RFC 9112)."""
     check_host(values[b"host"], http_1_0)
     options = list_members(values[b"connection"])
     if b"close" in options or http_1_0 and b"keep-alive" not in options:
@@ -244,13 +253,13 @@ def interpret_fields(lines: list[bytes], *, http_1_0: bool) -> Fields:
     others = [expectation for expectation in expectations if expectation != CONTINUE]
     expectation = (others or expectations or [b""])[0]
     media_types = values[b"content-type"]
-    media_type = media_types[0].partition(b";")[0].strip(b" \t").lower() if len(media_types) == 1 else b""
-    return Fields(connection, body_length, expectation, media_type)
+    media_type = media_types[0].partition(b";")[0].strip(b" \t") if len(media_types) == 1 else b""
+    return connection, body_length, expectation, media_type
 
 
 def list_members(values: list[bytes]) -> list[bytes]:
-    """The members of a comma-separated field, in lower case, without the empty ones (RFC 9110 §5.6.1)."""
-    members = (member.strip(b" \t").lower() for value in values for member in value.split(b","))
+    """The members of a comma-separated field, without the empty ones (RFC 9110 §5.6.1)."""
+    members = [member.strip(b" \t") for member in b",".join(values).split(b",")]
     return [member for member in members if member]
 
 
@@ -260,9 +269,9 @@ def check_host(hosts: list[bytes], http_1_0: bool) -> None:
         return
     if len(hosts) != 1:
         raise RequestError(400, "An HTTP/1.1 request has one Host field, no more and no less.")
-    match = HOST.fullmatch(hosts[0])
-    if not match or match[1] is not None and not is_ip_literal(match[1]):
-        raise RequestError(400, "The Host field is not “host” or “host:port”.")
+    (host,) = hosts
+    if not is_host(host) or host.startswith(b"[") and not is_ip_literal(host[1 : host.index(b"]")]):
+        raise RequestError(400, 'The Host field is not "host" or "host:port".')
 
 
 def is_ip_literal(address: bytes) -> bool:
@@ -345,37 +354,24 @@ def skip_trailers(received: BytesIO) -> Generator[None, bytes, None]:
         line = yield from take_line(received)
         if line == b"\r\n":
             return
-        if not TRAILER_LINE.fullmatch(line):
-            raise RequestError(400, "A trailer is not “name: value”.")
+        if not is_trailer_line(line):
+            raise RequestError(400, 'A trailer is not "name: value".')
     raise RequestError(431, f"The body has more than {FIELD_LINES} trailers.")
 
 
 # -------------------------------------------------------------------------------------------------- Sum
 
 
-QUERY_VALUE = re.compile(rb"=([^&]*)")
+find_values = re.compile(rb"=([^&]*)").findall
 PERCENT, PLUS = b"%+"
 
 
-def query_numbers(query: bytes) -> list[float]:
-    """The numbers among the values of a query (WHATWG URL, application/x-www-form-urlencoded)."""
-    values = QUERY_VALUE.findall(query)
+def query_values(query: bytes) -> list[Any]:
+    """The values of a query (WHATWG URL, application/x-www-form-urlencoded)."""
+    values = find_values(query)
     if PERCENT in query or PLUS in query:
-        values = [unquote_plus(value.decode("ascii")) for value in values]
-    return numbers(values)
-
-
-def numbers(values: Iterable[Any]) -> list[float]:
-    """Those of the values that `float()` reads and that are finite."""
-    found = []
-    for value in values:
-        try:
-            number = float(value)
-        except ValueError:
-            continue
-        if isfinite(number):
-            found.append(number)
-    return found
+        return [unquote_plus(value.decode("ascii")) for value in values]
+    return values
 
 
 def refuse_constant(name: str) -> None:
@@ -390,23 +386,25 @@ JSON_STRING = re.compile(r'"[^"]*"?')
 JSON_BRACKET = re.compile(r"[\[\]{}]")
 
 
-def json_numbers(body: bytes) -> list[float]:
-    """The numbers among the values of a JSON object (RFC 8259). Raises RequestError if the body is none."""
+def json_values(body: bytes) -> list[Any]:
+    """The numbers and strings among the values of a JSON object (RFC 8259). Raises RequestError if the body is none."""
     try:
-        text = body.decode()
+        text = body.decode().strip(" \t\r\n")
     except UnicodeDecodeError:
         raise RequestError(400, "The body is not UTF-8.") from None
-    if not text.strip(" \t\r\n"):
+    if not text:
         raise RequestError(400, "The body is empty; a JSON object is expected.")
     if json_nesting(text) > JSON_NESTING:
         raise RequestError(400, f"The JSON text is nested deeper than {JSON_NESTING} levels.")
     try:
-        document = JSON.decode(text)
+        document, end = JSON.raw_decode(text)
     except ValueError as error:
         raise RequestError(400, f"The body is not JSON: {error}.") from None
-    if not isinstance(document, tuple):
+    if end < len(text):
+        raise RequestError(400, f"The body is not JSON: something follows the value (char {end}).")
+    if type(document) is not tuple:
         raise RequestError(400, "The JSON text is not an object.")
-    return numbers(value for _, value in document if isinstance(value, (float, str)))
+    return [value for _, value in document if type(value) is float or type(value) is str]
 
 
 def json_nesting(text: str) -> int:
@@ -422,19 +420,37 @@ def json_nesting(text: str) -> int:
     return max(accumulate(steps), default=0)
 
 
-def sum_text(values: list[float]) -> bytes:
-    """The answer: `Sum: 6.0`, or `Sum: 0` where there is nothing to add up."""
-    if not values:
-        return b"Sum: 0"
+def sum_text(values: list[Any]) -> str:
+    """The answer, `Sum: 6.0`, where values are numbers or text; or `Sum: 0` where none of them is a number."""
     try:
-        return b"Sum: %a" % fsum(values)
-    except OverflowError:
-        return b"Sum: %a" % exact_sum(values)
+        total = fsum(map(float, values))  # as if all were numbers, which they nearly always are
+    except (ValueError, OverflowError):
+        total = inf
+    if not isfinite(total):
+        values = numbers(values)
+        total = exact_sum(values)
+    return f"Sum: {total!r}" if values else "Sum: 0"
+
+
+def numbers(values: list[Any]) -> list[float]:
+    """Those of the values that `float()` reads and that are finite."""
+    found = []
+    for value in values:
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        if isfinite(number):
+            found.append(number)
+    return found
 
 
 def exact_sum(values: list[float]) -> float:
-    """The sum of floats a part of which is past the range of a float; an infinity if all of it is."""
-    unit = 2**1074  # of which every float is a multiple
+    """The sum of floats, rounded once; an infinity if it is past the range of a float."""
+    try:
+        return fsum(values)
+    except OverflowError:  # of what a part of them adds up to
+        unit = 2**1074  # of which every float is a multiple
     whole = sum(numerator * (unit // denominator) for numerator, denominator in map(float.as_integer_ratio, values))
     try:
         return whole / unit
@@ -444,19 +460,12 @@ def exact_sum(values: list[float]) -> float:
 
 # ------------------------------------------------------------------------------------------------ Reply
 
-REPLY = (
-    b"HTTP/1.1 %b\r\n"
-    b"Date: %b\r\n"
-    b"%b"
-    b"Content-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: %d\r\n"
-    b"\r\n"
-    b"%b"
-)
-STATUS = {status.value: b"%d %b" % (status, status.phrase.encode("ascii")) for status in HTTPStatus}
-STATUS[405] += b"\r\nAllow: " + b", ".join(METHODS)  # RFC 9110 §15.5.6
-INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+STATUS_LINE[405] += "Allow: GET, HEAD, POST\r\n"  # RFC 9110 §15.5.6
+DATE_AND_TYPE = "Date: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"  # fields that change once a second or never
+INTERIM = "HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
+
 
 # ---------------------------------------------------------------------------------------------- Handler
 
@@ -465,6 +474,7 @@ GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 # are ready have their turn first, and finds its own next request there when it comes back.
 yield_turn = os.sched_yield if GIL and hasattr(os, "sched_yield") else lambda: None
 
+HANDS_OPTIONS_ON = sys.platform == "linux"  # a listening socket, to the connections it accepts
 TIMED_OUT = (BlockingIOError, socket.timeout)  # what a receive raises when SO_RCVTIMEO or settimeout() is over
 
 
@@ -489,6 +499,13 @@ def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
         sock.settimeout(seconds)
 
 
+def configure(sock: socket.socket) -> None:
+    """Set the options of a connection; or of a listening socket, for those that it accepts."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_timeout(sock, socket.SO_SNDTIMEO, SEND_SECONDS)
+    set_timeout(sock, socket.SO_RCVTIMEO, IDLE_SECONDS)
+
+
 class SumHandler(BaseHTTPRequestHandler):
     """A connection: receives, answers each complete request, sends (RFC 9112 §9).
 
@@ -497,22 +514,18 @@ class SumHandler(BaseHTTPRequestHandler):
     """
 
     def setup(self) -> None:
-        self.buffer = b""  # received, and not yet read
-        self.due: list[bytes] = []  # replies to send
-        self.deadline: Optional[float] = None  # monotonic seconds, while a request is being received
-        self.method = self.target = self.body = b""
+        self.due = ""  # replies to send
+        self.deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
+        self.head = self.method = b""
         self.connection = CLOSE  # what the reply says of it
-        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        set_timeout(self.request, socket.SO_SNDTIMEO, SEND_SECONDS)
-        set_timeout(self.request, socket.SO_RCVTIMEO, IDLE_SECONDS)
         self.server.handlers.add(self)
 
     def handle(self) -> None:
         try:
             try:
-                self.answer_requests()
+                rest = self.answer_requests()
                 self.send_due()
-                if self.buffer:
+                if rest:
                     self.linger()
             except RequestError as refusal:
                 self.close_with(refusal)
@@ -527,132 +540,131 @@ class SumHandler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         self.server.handlers.discard(self)
 
-    def answer_requests(self) -> None:
-        """Answer requests until one of the two sides ends the connection."""
-        server, receive, methods, due = self.server, self.receive, self.methods, self.due
-        increment = server.counter.increment
-        while data := receive():
-            self.buffer += data
-            while self.buffer and (head := take_head(self.buffer)):
-                self.method, self.target, fields, self.buffer = head
-                self.connection, body_length, expectation, self.media_type = fields
-                self.deadline, self.body = None, b""
+    def answer_requests(self) -> bytes:
+        """Answer requests until one of the two sides ends the connection; return what was received and not read."""
+        server, receive, increment = self.server, self.request.recv, self.server.counter.increment
+        answer_for, do_other = self.methods.get, SumHandler.do_other
+        while buffer := receive(RECEIVE_BYTES):
+            while buffer:
+                head = take_head(buffer) or self.receive_head(buffer)
+                self.head, self.method, self.query, self.fields, buffer = head
+                self.connection, body_length, expectation, _ = self.fields
                 increment()
                 try:
                     if body_length or expectation:
-                        self.receive_body(body_length, expectation)
+                        buffer = self.receive_body(body_length, expectation, buffer)
                     if server.stopping:
                         self.connection = CLOSE
-                    due.append(self.reply(200, methods.get(self.method, SumHandler.do_other)(self)))
+                    self.due += self.reply(200, answer_for(self.method, do_other)(self))
                 except RequestError as refusal:
                     if self.deadline:
                         raise
-                    due.append(self.reply(refusal.status, str(refusal).encode()))
+                    self.due += self.reply(refusal.status, str(refusal))
                 if self.connection is CLOSE:
-                    return
-            if self.buffer and not self.deadline:
-                self.deadline = monotonic() + HEAD_SECONDS
-                self.method = self.target = b"-"
-        if self.buffer:
-            raise RequestError(400, "The connection ended before the request's head did.")
+                    return buffer
+            self.send_due()
+            yield_turn()
+        return b""
 
-    def do_GET(self) -> bytes:
-        return sum_text(query_numbers(self.target.partition(b"?")[2]))
+    def do_GET(self) -> str:
+        return sum_text(query_values(self.query))
 
     do_HEAD = do_GET
 
-    def do_POST(self) -> bytes:
-        if self.media_type != b"application/json":
+    def do_POST(self) -> str:
+        _, body_length, _, media_type = self.fields
+        if media_type != b"application/json":
             raise RequestError(400, EXPECTED_JSON)
-        return sum_text(json_numbers(self.body))
+        return sum_text(json_values(self.body if body_length else b""))
 
-    def do_other(self) -> bytes:
+    def do_other(self) -> str:
         raise RequestError(405, "The methods of this server are GET, HEAD and POST.")
 
     methods = {b"GET": do_GET, b"HEAD": do_HEAD, b"POST": do_POST}
 
-    def reply(self, status: int, text: bytes) -> bytes:
-        """The reply to the current request, whose content is plain text in UTF-8."""
-        reply = REPLY % (STATUS[status], self.server.date, self.connection, len(text), text)
+    def reply(self, status: int, text: str) -> str:
+        """The reply to the current request, whose content is plain text in ASCII (RFC 9112 §4)."""
+        reply = (
+            f"{STATUS_LINE[status]}{self.server.date_and_type}{self.connection}"
+            f"Content-Length: {len(text)}\r\n"
+            "\r\n"
+            f"{text}"
+        )
         return reply[: len(reply) - len(text)] if self.method == b"HEAD" else reply
 
-    def receive_body(self, length: int, expectation: bytes) -> None:
-        """Receive the current request's body into `body`; what came behind it stays in `buffer` (RFC 9112 §6)."""
+    def send_due(self) -> None:
+        """Send the replies that are due, in one piece."""
+        self.request.sendall(self.due.encode())
+        self.due = ""
+
+    def receive_head(self, buffer: bytes) -> Head:
+        """Receive the rest of a head."""
+        self.head = self.method = b"-"
+        self.deadline = monotonic() + HEAD_SECONDS
+        head = None
+        while not head:
+            buffer += self.receive_more("head")
+            head = take_head(buffer)
+        self.deadline = None
+        return head
+
+    def receive_body(self, length: int, expectation: bytes, buffer: bytes) -> bytes:
+        """Receive the current request's body into `body`; return what came behind it (RFC 9112 §6)."""
         if length:
             self.deadline = monotonic() + BODY_SECONDS
         if expectation and expectation != CONTINUE:
             raise RequestError(417, "The only expectation that this server meets is 100-continue.")
         if length > BODY_BYTES:
             raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
-        if expectation and not self.buffer:
-            self.due.append(INTERIM)
+        if expectation and not buffer:
+            self.due += INTERIM
         if length == CHUNKED:
-            self.receive_chunks()
+            self.body, rest = self.receive_chunks(buffer)
         else:
-            pieces, missing = [self.buffer], length - len(self.buffer)
+            pieces, missing = [buffer], length - len(buffer)
             while missing > 0:
-                pieces.append(self.receive_more())
+                pieces.append(self.receive_more("body"))
                 missing -= len(pieces[-1])
             received = b"".join(pieces)
-            self.body, self.buffer = received[:length], received[length:]
+            self.body, rest = received[:length], received[length:]
         self.deadline = None
+        return rest
 
-    def receive_chunks(self) -> None:
-        """Receive a chunked body, as `receive_body` does."""
-        decoder = decode_chunks(self.buffer)
+    def receive_chunks(self, buffer: bytes) -> tuple[bytes, bytes]:
+        """Receive a chunked body; return it, and what came behind it."""
+        decoder = decode_chunks(buffer)
         try:
             next(decoder)
             while True:
-                decoder.send(self.receive_more())
+                decoder.send(self.receive_more("body"))
         except StopIteration as end:
-            self.body, self.buffer = end.value
+            return end.value
 
-    def receive_more(self) -> bytes:
-        """Receive more of a body that is not complete."""
-        data = self.receive()
-        if not data:
-            raise RequestError(400, "The connection ended before the request's body did.")
-        return data
-
-    def receive(self) -> bytes:
-        """Send what is due, then wait for bytes; none, b"", when the client has ended its side or been idle too long.
-
-        Raises RequestError(408) when the deadline passes.
-        """
+    def receive_more(self, part: str) -> bytes:
+        """Send what is due, then wait for more of a part of a request, until the deadline."""
         if self.due:
             self.send_due()
-        if self.deadline:
-            return self.receive_before(self.deadline)
-        yield_turn()
         try:
-            return self.request.recv(RECEIVE_BYTES)
-        except TIMED_OUT:
-            return b""
-
-    def receive_before(self, deadline: float) -> bytes:
-        """Wait for bytes until the deadline (monotonic seconds)."""
-        seconds = deadline - monotonic()
-        if seconds > 0:
+            seconds = self.deadline - monotonic()
+            if seconds <= 0:
+                raise socket.timeout
             set_timeout(self.request, socket.SO_RCVTIMEO, seconds)
-            try:
-                return self.request.recv(RECEIVE_BYTES)
-            except TIMED_OUT:
-                pass
-            finally:
-                set_timeout(self.request, socket.SO_RCVTIMEO, IDLE_SECONDS)
-        raise RequestError(408, f"A head has {HEAD_SECONDS:.0f} s to arrive in, a body {BODY_SECONDS:.0f} s.")
-
-    def send_due(self) -> None:
-        """Send the replies that are due, in one piece."""
-        self.request.sendall(b"".join(self.due))
-        self.due.clear()
+            data = self.request.recv(RECEIVE_BYTES)
+        except TIMED_OUT:
+            reason = f"A head has {HEAD_SECONDS:.0f} s to arrive in, a body {BODY_SECONDS:.0f} s."
+            raise RequestError(408, reason) from None
+        finally:
+            set_timeout(self.request, socket.SO_RCVTIMEO, IDLE_SECONDS)
+        if not data:
+            raise RequestError(400, f"The connection ended before the request's {part} did.")
+        return data
 
     def close_with(self, refusal: RequestError) -> None:
         """Send a reply after which the connection is closed."""
         if not self.deadline:  # what could not be read is a head
-            self.method = self.target = b"-"
+            self.head = self.method = b"-"
         self.connection = CLOSE
-        self.due.append(self.reply(refusal.status, str(refusal).encode()))
+        self.due += self.reply(refusal.status, str(refusal))
         self.send_due()
         self.linger()
 
@@ -661,15 +673,15 @@ class SumHandler(BaseHTTPRequestHandler):
         self.request.shutdown(socket.SHUT_WR)
         self.deadline = monotonic() + LINGER_SECONDS
         with contextlib.suppress(RequestError):
-            while self.receive():
-                pass
+            while True:
+                self.receive_more("rest")
 
 
 class LoggingHandler(SumHandler):
     """The handler of `--access-log`: a line on standard error for each reply, as `http.server` writes it."""
 
-    def reply(self, status: int, text: bytes) -> bytes:
-        self.requestline = (self.method + b" " + self.target).decode("ascii")
+    def reply(self, status: int, text: str) -> str:
+        self.requestline = self.head.partition(b"\r\n")[0].decode("ascii")
         self.log_request(status, len(text))
         return super().reply(status, text)
 
@@ -706,7 +718,8 @@ class Counter:
         ":memory:" stands for a count that ends with the process. Raises StartError, OSError.
         """
         self.path = path
-        self.cell_lock = threading.Lock()  # guards the read and the write of one increment of `cell`
+        lock = threading.Lock()  # guards the read and the write of one increment of `cell`
+        self.acquire, self.release = lock.acquire, lock.release  # `with` takes twice as long
         self.file = -1
         self.new = False
         if path == ":memory:":
@@ -754,8 +767,9 @@ class Counter:
 
     def increment(self) -> None:
         """Count one request. An aligned 8-byte store, so that another process never reads half of it."""
-        with self.cell_lock:
-            self.cell[0] += 1
+        self.acquire()
+        self.cell[0] += 1
+        self.release()
 
     def total(self) -> int:
         """All requests counted, by all workers, since the file was made."""
@@ -1221,7 +1235,10 @@ class Reporter(threading.Thread):
 
 
 class SumServer(ThreadingHTTPServer):
-    """Accepts connections and gives each a thread of a pool, which is twice as fast as to start a thread for each."""
+    """Accepts connections in threads that each serve the connection that they accept, and then accept the next.
+
+    There is always one more thread than there are connections, and no hand-over from one thread to another.
+    """
 
     def __init__(
         self, listener: socket.socket, counter: Counter, handler: type[BaseHTTPRequestHandler] = SumHandler
@@ -1230,58 +1247,88 @@ class SumServer(ThreadingHTTPServer):
         super().__init__(listener.getsockname(), handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        listener.setblocking(False)  # another worker may have been faster
+        listener.setblocking(True)
+        if HANDS_OPTIONS_ON:
+            configure(listener)
         self.counter = counter
         self.renew_date()
         self.stopping = False
         self.handlers: set[SumHandler] = set()  # of the open connections; a set's single operations need no lock
-        self.connections = connection_limit()
-        self.free = threading.Semaphore(self.connections)  # threads that may still be taken
+        self.limit = connection_limit()
+        self.lock = threading.Lock()  # guards the two numbers below
+        self.threads = self.idle = 0  # all of them; those that wait for a connection
         self.crowded = False  # what was logged last
-        self.pool = ThreadPoolExecutor(self.connections, thread_name_prefix="connection")
+
+    def start(self) -> None:
+        """Accept connections, in threads of their own."""
+        threading.Thread(target=self.keep_date, name="date", daemon=True).start()
+        self.start_thread()
+
+    def start_thread(self) -> None:
+        """Start a thread if none is idle, so that the next connection finds one."""
+        with self.lock:
+            missing = not self.idle and self.threads < self.limit
+            self.threads += missing
+            self.idle += missing
+            crowded = not self.idle
+        if missing:
+            try:
+                threading.Thread(target=self.serve_connections, name="connections", daemon=True).start()
+            except RuntimeError as error:
+                with self.lock:
+                    self.threads -= 1
+                    self.idle -= 1
+                self.log_crowd(f"{error}; new connections wait for one in the listen backlog")
+        elif crowded:
+            self.log_crowd(f"All {self.limit} threads are busy; new connections wait in the listen backlog")
+
+    def serve_connections(self) -> None:
+        """The life of a thread."""
+        while not self.stopping:
+            try:
+                request, client_address = self.get_request()
+            except OSError as error:
+                self.pause(error)
+                continue
+            with self.lock:
+                self.idle -= 1
+            if not self.idle:
+                self.start_thread()
+            self.process_request_thread(request, client_address)
+            with self.lock:
+                self.idle += 1
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection once there is a thread for it. An OSError makes `serve_forever` ask again."""
-        if not self.free.acquire(blocking=False):
-            self.log_crowd(f"All {self.connections} threads are busy; new connections wait in the listen backlog")
-            if not self.free.acquire(timeout=POLL_SECONDS):
-                raise BlockingIOError
-        try:
-            connection, address = self.socket.accept()
-        except OSError as error:
-            self.free.release()
-            if not isinstance(error, (BlockingIOError, ConnectionError)):
-                self.log_crowd(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
-                sleep(POLL_SECONDS)  # as the cause, such as too many open files, does not go away by asking
-            raise
-        connection.setblocking(True)  # BSD's accept() hands on the listener's mode
+        connection, address = self.socket.accept()
+        if not HANDS_OPTIONS_ON:
+            configure(connection)
         return connection, address
+
+    def shutdown_request(self, request: socket.socket) -> None:
+        request.close()  # which also tells the client, without another system call
+
+    def pause(self, error: OSError) -> None:
+        """Wait a little after an error that does not go away by asking again, such as too many open files."""
+        if not isinstance(error, (BlockingIOError, ConnectionError)):
+            sleep(RETRY_SECONDS)
+            if not self.stopping:  # as then it is the listening socket that is gone
+                self.log_crowd(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
+
+    def keep_date(self) -> None:
+        """Renew the date at the beginning of each second."""
+        while not self.stopping:
+            self.renew_date()
+            sleep(1 - time() % 1)
 
     def renew_date(self) -> None:
         """Make the Date field of the replies (RFC 9110 §5.6.7), which is the same for a whole second."""
-        second = int(time())
-        self.date, self.date_until = formatdate(second, usegmt=True).encode("ascii"), second + 1
-
-    def service_actions(self) -> None:
-        """Keep the date; `serve_forever` calls this every POLL_SECONDS at least."""
-        if time() >= self.date_until:
-            self.renew_date()
+        self.date_and_type = DATE_AND_TYPE % formatdate(time(), usegmt=True)
 
     def log_crowd(self, message: str) -> None:
         """Log that connections have to wait, once."""
         if not self.crowded:
             log.warning(message)
         self.crowded = True
-
-    def process_request(self, request: socket.socket, client_address: Any) -> None:
-        try:
-            self.pool.submit(self.process_request_thread, request, client_address)
-        except RuntimeError as error:  # no thread could be started; the pool has the connection in its queue, though
-            self.log_crowd(f"{error}; new connections wait for one")
-
-    def shutdown_request(self, request: socket.socket) -> None:
-        super().shutdown_request(request)
-        self.free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A connection that ended before its handler was set up is ordinary life; anything else is a bug."""
@@ -1291,17 +1338,13 @@ class SumServer(ThreadingHTTPServer):
         else:
             log.exception("A bug in this server: a connection could not be served")
 
-    def start(self) -> None:
-        """Accept connections, in a thread of its own."""
-        threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), name="accept", daemon=True).start()
-
     def stop(self) -> None:
         """Stop accepting, answer what is in flight for GRACE_SECONDS at most, and end every connection.
 
         A handler that waits for a new request is woken by shutting its socket down for reading.
         """
         self.stopping = True
-        self.shutdown()
+        shut_down(self.socket, socket.SHUT_RDWR)  # which wakes the threads that wait in accept()
         self.server_close()
         end = monotonic() + GRACE_SECONDS
         while self.handlers and monotonic() < end:
@@ -1309,7 +1352,6 @@ class SumServer(ThreadingHTTPServer):
                 if not handler.deadline:
                     shut_down(handler.request, socket.SHUT_RD)
             sleep(0.02)
-        self.pool.shutdown(wait=False, cancel_futures=True)
         for handler in list(self.handlers):
             shut_down(handler.request, socket.SHUT_RDWR)
 
