@@ -34,6 +34,7 @@ import sys
 import tempfile
 import threading
 import uuid
+from _thread import start_new_thread
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from email.utils import formatdate
@@ -73,9 +74,11 @@ SEND_SECONDS = 30.0  # for a client that does not read its reply
 LINGER_SECONDS = 5.0  # to read on after a refusal; nginx's lingering_timeout
 
 RETRY_SECONDS = 0.1  # between two tries to accept a connection, where that fails
-RECEIVE_BYTES = 64 * 1024  # taken from the kernel at once
+REQUEST_BYTES = 2 * 1024  # room that a connection holds while it waits for a request: for that of a browser
+RECEIVE_BYTES = 64 * 1024  # for the rest of a longer one
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
 CONNECTIONS = 16_384  # threads, one for each; more connections wait in the backlog
+SWITCH_SECONDS = 1.0  # until a thread asks for the GIL; after Python's 0.005, thousands that wait do nothing but ask
 STACK_BYTES = 256 * 1024  # address space for a connection's thread, so that a 32-bit system holds thousands
 FIELDS_REMEMBERED = 256  # field sections, and field lines: 16 MiB of each if all are as long as they may be
 
@@ -513,11 +516,12 @@ class SumHandler(BaseHTTPRequestHandler):
     while a request is still being received closes the connection, because nobody knows where the next one begins.
     """
 
+    due = ""  # replies to send
+    deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
+    head = method = b"-"  # of the current request, where it has one
+    connection: Any = CLOSE  # what the reply says of it
+
     def setup(self) -> None:
-        self.due = ""  # replies to send
-        self.deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
-        self.head = self.method = b""
-        self.connection = CLOSE  # what the reply says of it
         self.server.handlers.add(self)
 
     def handle(self) -> None:
@@ -544,7 +548,7 @@ class SumHandler(BaseHTTPRequestHandler):
         """Answer requests until one of the two sides ends the connection; return what was received and not read."""
         server, receive, increment = self.server, self.request.recv, self.server.counter.increment
         answer_for, do_other = self.methods.get, SumHandler.do_other
-        while buffer := receive(RECEIVE_BYTES):
+        while buffer := receive(REQUEST_BYTES):
             while buffer:
                 head = take_head(buffer) or self.receive_head(buffer)
                 self.head, self.method, self.query, self.fields, buffer = head
@@ -1253,10 +1257,11 @@ class SumServer(ThreadingHTTPServer):
         self.counter = counter
         self.renew_date()
         self.stopping = False
-        self.handlers: set[SumHandler] = set()  # of the open connections; a set's single operations need no lock
-        self.limit = connection_limit()
-        self.lock = threading.Lock()  # guards the two numbers below
-        self.threads = self.idle = 0  # all of them; those that wait for a connection
+        # Single operations of a set and of a list need no lock.
+        self.handlers: set[SumHandler] = set()  # of the open connections
+        self.idle: list[None] = []  # as long as there are threads that wait for a connection
+        self.threads, self.limit = 0, connection_limit()
+        self.lock = threading.Lock()  # guards `threads`
         self.crowded = False  # what was logged last
 
     def start(self) -> None:
@@ -1265,38 +1270,34 @@ class SumServer(ThreadingHTTPServer):
         self.start_thread()
 
     def start_thread(self) -> None:
-        """Start a thread if none is idle, so that the next connection finds one."""
+        """Start a thread, so that the next connection finds one."""
         with self.lock:
-            missing = not self.idle and self.threads < self.limit
-            self.threads += missing
-            self.idle += missing
-            crowded = not self.idle
-        if missing:
-            try:
-                threading.Thread(target=self.serve_connections, name="connections", daemon=True).start()
-            except RuntimeError as error:
-                with self.lock:
-                    self.threads -= 1
-                    self.idle -= 1
-                self.log_crowd(f"{error}; new connections wait for one in the listen backlog")
-        elif crowded:
+            crowded = self.threads == self.limit
+            self.threads += not crowded
+        if crowded:
             self.log_crowd(f"All {self.limit} threads are busy; new connections wait in the listen backlog")
+            return
+        try:
+            start_new_thread(self.serve_connections, ())  # a threading.Thread takes 9 KB more for each
+        except RuntimeError as error:
+            with self.lock:
+                self.threads -= 1
+            self.log_crowd(f"{error}; new connections wait in the listen backlog")
 
     def serve_connections(self) -> None:
         """The life of a thread."""
         while not self.stopping:
+            self.idle.append(None)
             try:
                 request, client_address = self.get_request()
             except OSError as error:
                 self.pause(error)
                 continue
-            with self.lock:
-                self.idle -= 1
+            finally:
+                self.idle.pop()
             if not self.idle:
                 self.start_thread()
             self.process_request_thread(request, client_address)
-            with self.lock:
-                self.idle += 1
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = self.socket.accept()
@@ -1634,6 +1635,7 @@ def make_server(listener: socket.socket, counter: Counter, options: argparse.Nam
     """Make the server of this process, and the process ready for it."""
     if not options.no_pin:
         pin(listener.getsockname()[1] + worker)
+    sys.setswitchinterval(SWITCH_SECONDS)
     threading.stack_size(STACK_BYTES)  # of the threads that come from now on
     return SumServer(listener, counter, LoggingHandler if options.access_log else SumHandler)
 

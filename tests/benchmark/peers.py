@@ -347,7 +347,7 @@ def floor(port):
     def handle(self):
         with contextlib.suppress(OSError):
             ours.yield_turn()
-            while self.request.recv(ours.RECEIVE_BYTES):
+            while self.request.recv(ours.REQUEST_BYTES):
                 self.request.sendall(reply)
                 ours.yield_turn()
 
