@@ -19,7 +19,6 @@ outage or restart loses or doubles a count that has been made. It does not promi
 import argparse
 import contextlib
 import errno
-import functools
 import ipaddress
 import json
 import logging
@@ -35,7 +34,6 @@ import tempfile
 import threading
 import uuid
 from _thread import start_new_thread
-from collections import defaultdict
 from collections.abc import Callable, Generator
 from email.utils import formatdate
 from http import HTTPStatus
@@ -80,7 +78,7 @@ BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limi
 CONNECTIONS = 16_384  # threads, one for each; more connections wait in the backlog
 SWITCH_SECONDS = 1.0  # until a thread asks for the GIL; after Python's 0.005, thousands that wait do nothing but ask
 STACK_BYTES = 256 * 1024  # address space for a connection's thread, so that a 32-bit system holds thousands
-FIELDS_REMEMBERED = 256  # field sections, and field lines: 16 MiB of each if all are as long as they may be
+REMEMBERED = 256  # field sections, and field lines: 16 MiB of each if all are as long as they may be
 
 GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; with the delivery it stays below Docker's 10 s
 DELIVERY_SECONDS = 5.0  # at shutdown, for the last points
@@ -105,7 +103,7 @@ FIELD_LINE = TOKEN + rb":" + FIELD_VALUE
 QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 
 # RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. What is in brackets, check_host() looks at.
-AUTHORITY = rb"(?:\[[^\]]*\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+AUTHORITY = rb"(?:\[[^\]]*\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]+|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
 
 # RFC 9112 §3.2     origin-form / absolute-form; visible characters, as browsers send some that RFC 3986 would
 #                   encode, but no "#", because a fragment is never sent. The query is a group. Behind them the
@@ -180,7 +178,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
             return take_head(buffer[2:])
         raise refusal_of(head)
     method, query, version_and_fields = match.groups(b"")
-    return head, method, query, read_fields(version_and_fields), rest
+    return head, method, query, read_fields[version_and_fields], rest
 
 
 def refuse_early(buffer: bytes) -> None:
@@ -208,19 +206,33 @@ def refusal_of(head: bytes) -> RequestError:
         return RequestError(400, 'The request line is not "method request-target HTTP-version".')
     if not is_method(method):
         return RequestError(400, "The method is not a token.")
-    read_fields(version_and_fields)  # a version that this server does not speak may have other targets, too
+    read_fields[version_and_fields]  # a version that this server does not speak may have other targets, too
     return RequestError(400, "The request-target is not a path or an absolute URI in visible ASCII characters.")
 
 
-# A client sends the same fields with every request of a connection, and a thousand like it send them too. So what they
-# mean is remembered, for all of them together and for each line. It is a fact about these bytes alone.
-remember = functools.lru_cache(maxsize=FIELDS_REMEMBERED)
+class Remembered(dict):
+    """What a function of bytes has returned, by its argument; a dict, as `lru_cache` is three times as slow here.
+
+    A client sends the same fields with every request of a connection, and a thousand like it send them too. So what
+    they mean is remembered, for all of them together and for each line. It is a fact about these bytes alone.
+    """
+
+    def __init__(self, function: Callable[[bytes], Any]) -> None:
+        self.function = function
+
+    def __missing__(self, argument: bytes) -> Any:
+        result = self.function(argument)
+        if len(self) >= REMEMBERED:
+            self.clear()
+        self[argument] = result
+        return result
 
 
-@remember
+@Remembered
 def read_fields(version_and_fields: bytes) -> Fields:
     """Read all of a head that follows the request-target, the last CRLF left out (RFC 9112 §2.3, §5)."""
-    version, *lines = version_and_fields.split(b"\r\n")
+    lines = version_and_fields.split(b"\r\n")
+    version = lines.pop(0)
     match = HTTP_VERSION.fullmatch(version)
     if not match:
         raise RequestError(400, "The request line does not end in an HTTP version such as HTTP/1.1.")
@@ -228,13 +240,13 @@ def read_fields(version_and_fields: bytes) -> Fields:
         raise RequestError(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
     if len(lines) > FIELD_LINES:
         raise RequestError(431, f"The head has more than {FIELD_LINES} field lines.")
-    values = defaultdict(list)
-    for name, value in filter(None, map(read_field, lines)):
-        values[name].append(value)
+    values: dict[bytes, bytes] = {}
+    for name, value in filter(None, map(read_field.__getitem__, lines)):
+        values[name] = values[name] + b", " + value if name in values else value  # RFC 9110 §5.3
     return interpret_fields(values, http_1_0=match[2] == b"0")
 
 
-@remember
+@Remembered
 def read_field(line: bytes) -> Optional[tuple[bytes, bytes]]:
     """Read a field line: its name and its value in lower case, or None if the name is not of FIELDS_READ."""
     if not is_field_line(line):
@@ -243,38 +255,33 @@ def read_field(line: bytes) -> Optional[tuple[bytes, bytes]]:
     return (name, value.strip(b" \t")) if name in FIELDS_READ else None
 
 
-def interpret_fields(values: dict[bytes, list[bytes]], *, http_1_0: bool) -> Fields:
+def interpret_fields(values: dict[bytes, bytes], *, http_1_0: bool) -> Fields:
     """Find out what the fields mean for the connection, the body and the reply (RFC 9110, RFC 9112)."""
-    check_host(values[b"host"], http_1_0)
-    options = list_members(values[b"connection"])
+    check_host(values.get(b"host"), http_1_0)
+    options = list_members(values.get(b"connection", b""))
     if b"close" in options or http_1_0 and b"keep-alive" not in options:
         connection = CLOSE
     else:
         connection = KEEP_ALIVE_1_0 if http_1_0 else KEEP_ALIVE
-    body_length = read_body_length(values[b"content-length"], values[b"transfer-encoding"], http_1_0)
-    expectations = [] if http_1_0 else list_members(values[b"expect"])  # RFC 9110 §10.1.1: 1.0 expects nothing
-    others = [expectation for expectation in expectations if expectation != CONTINUE]
-    expectation = (others or expectations or [b""])[0]
-    media_types = values[b"content-type"]
-    media_type = media_types[0].partition(b";")[0].strip(b" \t") if len(media_types) == 1 else b""
+    body_length = read_body_length(values.get(b"content-length"), values.get(b"transfer-encoding"), http_1_0)
+    expectations = set() if http_1_0 else list_members(values.get(b"expect", b""))  # RFC 9110 §10.1.1
+    expectation = min(expectations, key=CONTINUE.__eq__, default=b"")  # one that is not met, where there is one
+    media_type = values.get(b"content-type", b"").partition(b";")[0].strip(b" \t")
     return connection, body_length, expectation, media_type
 
 
-def list_members(values: list[bytes]) -> list[bytes]:
+def list_members(value: bytes) -> set[bytes]:
     """The members of a comma-separated field, without the empty ones (RFC 9110 §5.6.1)."""
-    members = [member.strip(b" \t") for member in b",".join(values).split(b",")]
-    return [member for member in members if member]
+    return {member.strip(b" \t") for member in value.split(b",")} - {b""}
 
 
-def check_host(hosts: list[bytes], http_1_0: bool) -> None:
+def check_host(host: Optional[bytes], http_1_0: bool) -> None:
     """Raise RequestError unless there is one valid Host, or none in HTTP/1.0 (RFC 9112 §3.2)."""
-    if not hosts and http_1_0:
-        return
-    if len(hosts) != 1:
-        raise RequestError(400, "An HTTP/1.1 request has one Host field, no more and no less.")
-    (host,) = hosts
-    if not is_host(host) or host.startswith(b"[") and not is_ip_literal(host[1 : host.index(b"]")]):
-        raise RequestError(400, 'The Host field is not "host" or "host:port".')
+    if host is None:
+        if not http_1_0:
+            raise RequestError(400, "An HTTP/1.1 request has a Host field.")
+    elif not is_host(host) or host.startswith(b"[") and not is_ip_literal(host[1 : host.index(b"]")]):
+        raise RequestError(400, 'The Host field is not one "host" or "host:port".')
 
 
 def is_ip_literal(address: bytes) -> bool:
@@ -286,11 +293,12 @@ def is_ip_literal(address: bytes) -> bool:
     return True
 
 
-def read_body_length(lengths: list[bytes], codings: list[bytes], http_1_0: bool) -> int:
+def read_body_length(lengths: Optional[bytes], codings: Optional[bytes], http_1_0: bool) -> int:
     """The body's length in octets, or CHUNKED (RFC 9112 §6.1 to §6.3). All that is ambiguous is refused."""
-    if codings:
-        members = list_members(codings)
-        if lengths:
+    if codings is not None:
+        members = [member.strip(b" \t") for member in codings.split(b",")]
+        members = [member for member in members if member]
+        if lengths is not None:
             raise RequestError(400, "Content-Length and Transfer-Encoding exclude each other.")
         if http_1_0:
             raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding.")
@@ -299,11 +307,10 @@ def read_body_length(lengths: list[bytes], codings: list[bytes], http_1_0: bool)
         if len(members) != 1:
             raise RequestError(400, "Transfer-Encoding names chunked once, no more and no less.")
         return CHUNKED
-    values = {value.strip(b" \t") for line in lengths for value in line.split(b",")}
-    if not values:
+    if lengths is None:
         return 0
-    length = values.pop()
-    if values or not DIGITS.fullmatch(length):
+    length, *others = {value.strip(b" \t") for value in lengths.split(b",")}
+    if others or not DIGITS.fullmatch(length):
         raise RequestError(400, "The Content-Length is not one decimal number.")
     return int(length.lstrip(b"0")[:20] or b"0")  # 20 digits are far too many already, so the rest does not matter
 

@@ -367,7 +367,7 @@ def fields(*lines: str, version: str = "1.1") -> Fields:
 
 
 def test_read_fields_reads_all_behind_the_target():
-    assert Fields(*read_fields(b"HTTP/1.1\r\nHost: x\r\nContent-Length: 3")).body_length == 3
+    assert Fields(*read_fields[b"HTTP/1.1\r\nHost: x\r\nContent-Length: 3"]).body_length == 3
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_the_expectation_is_read(version, lines, expectation):
         (["Content-Type: application/json\t;charset=utf-8"], b"application/json"),
         (["Content-Type: application/jsonp"], b"application/jsonp"),
         (["Content-Type: text/plain; a=application/json"], b"text/plain"),
-        (["Content-Type: text/plain", "Content-Type: application/json"], b""),
+        (["Content-Type: text/plain", "Content-Type: application/json"], b"text/plain, application/json"),
     ],
 )
 def test_the_media_type_is_read(lines, media_type):
