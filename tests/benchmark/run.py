@@ -2,7 +2,7 @@
 """The benchmark: webserver_influx.py beside its peers, on one machine, in one run.
 
     pip install -r tests/benchmark/requirements.txt    # the peers; wrk, nginx and taskset are packages of the system
-    python tests/benchmark/run.py                      # every work in both placements, 5 rounds: an hour
+    python tests/benchmark/run.py                      # every work in both placements, 5 rounds: 40 minutes
     python tests/benchmark/run.py --quick              # under 2 minutes: is every reply right, every request answered?
 
 Each server is one process that does the same work (peers.py says how it is set up). All of them are started; then, in
@@ -91,7 +91,7 @@ class Peer(NamedTuple):
     packages: str = ""  # on PyPI, whose versions are told
     command: Callable = peer
     adds: bool = True  # a constant cannot be asked for another sum
-    skips: tuple = ("workers",)
+    skips: tuple = ("crowd", "workers")  # which are about ours
 
 
 PEERS = {
@@ -110,7 +110,7 @@ PEERS = {
     "http.server": Peer("http.server with care"),
     "nginx": Peer("nginx, return 200", command=nginx, adds=False),
     # It takes whatever arrives for one request, and never closes.
-    "floor": Peer("floor of this design", adds=False, skips=("pipelined", "closing", "crowd", "start", "workers")),
+    "floor": Peer("floor of this design", adds=False, skips=("pipelined", "closing", "start", "crowd", "workers")),
 }
 
 
@@ -315,14 +315,11 @@ def closing(server, options, column):
 
 
 def crowd(server, options, column):
-    """The speed of 64 connections among 10,000 idle ones, in % of their speed alone; the 10,000 are asked, twice.
-
-    A quick run tries only ours, which is the one whose connections it is about.
-    """
-    if options.quick and server.name != "ours":
-        return {}
+    """The speed of 64 connections among 10,000 idle ones, in % of their speed alone; the 10,000 are asked, twice."""
     with server.again() as fresh, contextlib.ExitStack() as stack:
         fresh.wait()
+        time.sleep(SETTLE_SECONDS)
+        load(fresh, options, column)  # for all that happens only once
         alone = load(fresh, options, column)
         idle = []
         with contextlib.suppress(OSError):  # those that it does not take count as failed
@@ -422,9 +419,11 @@ def measure(placement, options, results, troubles):
             with listed(f"{placement.title}, start", name, troubles):
                 server = stack.enter_context(Server(name, placement, options.folder))
                 progress(f"{placement.title}: {PEERS[name].title} answered after {server.wait():.2f} s")
-                with server.awake():
-                    server.check()
+                server.check()
                 servers.append(server)
+        time.sleep(SETTLE_SECONDS)
+        for server in servers:
+            server.signal(signal.SIGSTOP)
         for number in range(options.rounds):
             for work in options.works:
                 for server in servers:
@@ -464,9 +463,21 @@ def machine():
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     python = f"{platform.python_implementation()} {platform.python_version()}"
     cpus = f"{len(os.sched_getaffinity(0))} × {model[1] if model else platform.machine()}"
+    cpus += f", {busy():.0%} busy before the run"
     tools = [output("wrk", "--version", find=r"wrk \S+"), output("nginx", "-v", find=r"nginx/\S+")]
     packages = dict.fromkeys(" ".join(peer.packages for peer in PEERS.values()).split())
     return f"{cpus}, {platform.system()} {platform.release()}, {python}", ", ".join([*tools, *map(version, packages)])
+
+
+def busy(seconds=1):
+    """The share of CPU time that is in use now, or that another machine on the same hardware takes; see proc(5)."""
+    samples = []
+    for pause in (seconds, 0):
+        user, nice, system, idle, iowait, *others = map(int, Path("/proc/stat").read_text().split()[1:9])
+        samples.append((user + nice + system + sum(others), idle + iowait))
+        time.sleep(pause)
+    used, free = (after - before for before, after in zip(*samples))
+    return used / max(used + free, 1)
 
 
 def output(*command, find):
@@ -492,7 +503,7 @@ def document(options, results, troubles):
         if column.endswith(" failed") and sum(values)
     ]
     trouble = "\n".join([*(f"- {what}" for what in dict.fromkeys(trouble.what for trouble in troubles)), *failed])
-    there, versions = machine()
+    there, versions = options.machine
     return f"""\
 {there}. {versions}.
 
@@ -559,6 +570,7 @@ def main(argv=None):
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["WEBSERVER_INFLUX_DSN"] = NOWHERE
     options.crowd = min(CROWD, open_files() - 1000)
+    options.machine = machine()
     results, troubles = defaultdict(list), []
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
@@ -572,7 +584,7 @@ def main(argv=None):
     if options.chart and any(column == report.COLUMN for _, _, column in results):
         options.chart.parent.mkdir(parents=True, exist_ok=True)
         titles = {name: PEERS[name].title for name in options.peers}
-        options.chart.write_text(report.chart(results, titles, machine()[0]), encoding="utf-8")
+        options.chart.write_text(report.chart(results, titles, options.machine[0]), encoding="utf-8")
     ours_failed = [sum(v) for (_, name, column), v in results.items() if name == "ours" and column.endswith(" failed")]
     return int(any(ours_failed) or any(trouble.wrong for trouble in troubles))
 
