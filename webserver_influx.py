@@ -103,7 +103,8 @@ FIELD_LINE = TOKEN + rb":" + FIELD_VALUE
 QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 
 # RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. What is in brackets, check_host() looks at.
-AUTHORITY = rb"(?:\[[^\]]*\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]+|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+REG_NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
+AUTHORITY = rb"(?:\[[^\]]*\]|" + REG_NAME + rb")(?::[0-9]*)?"
 
 # RFC 9112 §3.2     origin-form / absolute-form; visible characters, as browsers send some that RFC 3986 would
 #                   encode, but no "#", because a fragment is never sent. The query is a group. Behind them the
@@ -117,18 +118,18 @@ TARGET = (
 read_head = re.compile(rb"(" + TOKEN + rb") (?:" + TARGET + rb") (.*)", re.DOTALL).fullmatch
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
-HTTP_VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])")
+read_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
 
 # RFC 9112 §7.1     chunk-size [ chunk-ext ] CRLF, chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS value ] )
 BWS = rb"[\t ]*"
 CHUNK_EXT = BWS + b";" + BWS + TOKEN + b"(?:" + BWS + b"=" + BWS + b"(?:" + TOKEN + b"|" + QUOTED_STRING + b"))?"
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]+)(?:" + CHUNK_EXT + rb")*\r\n")
+read_chunk_line = re.compile(rb"([0-9A-Fa-f]+)(?:" + CHUNK_EXT + rb")*\r\n").fullmatch
 
 is_method = re.compile(TOKEN).fullmatch
 is_field_line = re.compile(FIELD_LINE).fullmatch
 is_trailer_line = re.compile(FIELD_LINE + rb"\r\n").fullmatch
 is_host = re.compile(AUTHORITY).fullmatch
-DIGITS = re.compile(rb"[0-9]+")
+is_decimal = re.compile(rb"[0-9]+").fullmatch
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (RFC 9110 §5.5)
 
 # ---------------------------------------------------------------------------------------------- Request
@@ -232,8 +233,7 @@ class Remembered(dict):
 def read_fields(version_and_fields: bytes) -> Fields:
     """Read all of a head that follows the request-target, the last CRLF left out (RFC 9112 §2.3, §5)."""
     lines = version_and_fields.split(b"\r\n")
-    version = lines.pop(0)
-    match = HTTP_VERSION.fullmatch(version)
+    match = read_version(lines.pop(0))
     if not match:
         raise RequestError(400, "The request line does not end in an HTTP version such as HTTP/1.1.")
     if match[1] != b"1":
@@ -264,15 +264,16 @@ def interpret_fields(values: dict[bytes, bytes], *, http_1_0: bool) -> Fields:
     else:
         connection = KEEP_ALIVE_1_0 if http_1_0 else KEEP_ALIVE
     body_length = read_body_length(values.get(b"content-length"), values.get(b"transfer-encoding"), http_1_0)
-    expectations = set() if http_1_0 else list_members(values.get(b"expect", b""))  # RFC 9110 §10.1.1
-    expectation = min(expectations, key=CONTINUE.__eq__, default=b"")  # one that is not met, where there is one
+    expectations = [] if http_1_0 else list_members(values.get(b"expect", b""))  # RFC 9110 §10.1.1
+    expectation = next(iter(set(expectations) - {CONTINUE} or expectations), b"")
     media_type = values.get(b"content-type", b"").partition(b";")[0].strip(b" \t")
     return connection, body_length, expectation, media_type
 
 
-def list_members(value: bytes) -> set[bytes]:
+def list_members(value: bytes) -> list[bytes]:
     """The members of a comma-separated field, without the empty ones (RFC 9110 §5.6.1)."""
-    return {member.strip(b" \t") for member in value.split(b",")} - {b""}
+    members = [member.strip(b" \t") for member in value.split(b",")]
+    return [member for member in members if member]
 
 
 def check_host(host: Optional[bytes], http_1_0: bool) -> None:
@@ -296,8 +297,7 @@ def is_ip_literal(address: bytes) -> bool:
 def read_body_length(lengths: Optional[bytes], codings: Optional[bytes], http_1_0: bool) -> int:
     """The body's length in octets, or CHUNKED (RFC 9112 §6.1 to §6.3). All that is ambiguous is refused."""
     if codings is not None:
-        members = [member.strip(b" \t") for member in codings.split(b",")]
-        members = [member for member in members if member]
+        members = list_members(codings)
         if lengths is not None:
             raise RequestError(400, "Content-Length and Transfer-Encoding exclude each other.")
         if http_1_0:
@@ -310,7 +310,7 @@ def read_body_length(lengths: Optional[bytes], codings: Optional[bytes], http_1_
     if lengths is None:
         return 0
     length, *others = {value.strip(b" \t") for value in lengths.split(b",")}
-    if others or not DIGITS.fullmatch(length):
+    if others or not is_decimal(length):
         raise RequestError(400, "The Content-Length is not one decimal number.")
     return int(length.lstrip(b"0")[:20] or b"0")  # 20 digits are far too many already, so the rest does not matter
 
@@ -322,7 +322,7 @@ def decode_chunks(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
     """
     received, body = BytesIO(buffer), bytearray()
     while True:
-        match = CHUNK_LINE.fullmatch((yield from take_line(received)))
+        match = read_chunk_line((yield from take_line(received)))
         if not match:
             raise RequestError(400, "A chunk does not begin with its size in hexadecimal digits.")
         size = int(match[1], 16)
@@ -529,6 +529,8 @@ class SumHandler(BaseHTTPRequestHandler):
     connection: Any = CLOSE  # what the reply says of it
 
     def setup(self) -> None:
+        if not HANDS_OPTIONS_ON:
+            configure(self.request)
         self.server.handlers.add(self)
 
     def handle(self) -> None:
@@ -545,6 +547,8 @@ class SumHandler(BaseHTTPRequestHandler):
             except Exception:
                 log.exception("A bug in this server: a request could not be answered")
                 self.close_with(RequestError(500, "This server has a bug; its log says more."))
+        except TIMED_OUT:
+            log.debug("%s sent nothing, or read nothing, for too long", self.client_address[0])
         except OSError as error:
             log.debug("%s hung up: %s", self.client_address[0], error)
 
@@ -1097,10 +1101,12 @@ class InfluxDB:
         if isinstance(error, requests.exceptions.ConnectionError):
             return Trouble(f"{where} cannot be reached; start influxd, or give another address with --influx")
         if isinstance(error, InfluxDBServerError):
-            return Trouble(f"{where} has an error of its own: {error_message(str(error)) or one_line(error)}")
+            error = InfluxDBClientError(*error.args, 500)  # which makes text of the bytes that it is given
         if not isinstance(error, InfluxDBClientError):
             return Trouble(f"{where} cannot be used: {type(error).__name__}: {one_line(error)}")
         message = error_message(error.content)
+        if error.code == 500:
+            return Trouble(f"{where} has an error of its own: {message or one_line(error.content)}")
         if message and error.code in (400, 413):
             dropped = re.search(r"\bdropped=([0-9]+)", message)
             return Rejected(message, int(dropped[1]) if dropped else None)
@@ -1305,12 +1311,6 @@ class SumServer(ThreadingHTTPServer):
             if not self.idle:
                 self.start_thread()
             self.process_request_thread(request, client_address)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = self.socket.accept()
-        if not HANDS_OPTIONS_ON:
-            configure(connection)
-        return connection, address
 
     def shutdown_request(self, request: socket.socket) -> None:
         request.close()  # which also tells the client, without another system call

@@ -9,7 +9,9 @@ import re
 import signal
 import sqlite3
 import struct
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -364,6 +366,29 @@ def test_what_is_no_influxdb_is_one_line_and_points_wait(server):
     wait_until(lambda: sum(number for _, number in waiting(web)) == 2 and len(waiting(web)) >= 3)
     assert len(warnings_of(web)) == 1
     assert rejected(web) == []
+
+
+@pytest.mark.parametrize("content", ['{"error": "a shard is ill"}', "a shard\n is ill"])
+def test_an_error_of_influxdb_itself_is_one_line_in_its_own_words(server, content):
+    class Ill(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(503)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content.encode())
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ill) as ill:
+        threading.Thread(target=ill.serve_forever, args=(0.01,), daemon=True).start()
+        web = server("--interval", "0.2", influx=f"influxdb://127.0.0.1:{ill.server_port}")
+        get(web, 2)
+        wait_until(lambda: len(waiting(web)) >= 3)
+        (line,) = warnings_of(web)
+        assert f"InfluxDB at 127.0.0.1:{ill.server_port} has an error of its own: a shard is ill. Points wait" in line
+        assert web.stop() == 0
+        ill.shutdown()
 
 
 def test_without_the_influxdb_package_the_server_serves_on_and_says_what_to_install(server, tmp_path):

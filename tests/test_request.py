@@ -517,6 +517,29 @@ def test_whatever_the_grammar_makes_is_a_head(method, path, pairs):
     assert take_head(head + NEXT) == (head[:-4], method.encode(), query.encode(), fields(), NEXT)
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        get(host="a" * 30_000 + " b"),
+        get(host="a%20" * 10_000 + "%"),
+        get(host="[" * 30_000),
+        head_of("GET " + "a" * 8000 + " HTTP/1.1"),
+        head_of("GET /" + "?a=" * 2500 + "\x7f HTTP/1.1"),
+        head_of("CONNECT " + "a%20" * 2000 + "@ HTTP/1.1"),
+        get("Connection:" + "," * 60_000, "Transfer-Encoding:" + ", \t" * 1000),
+        get("Content-Length: " + "3," * 30_000),
+        get("Name" + " " * 60_000 + ": v"),
+    ],
+    ids=lambda head: repr(head[:40]),
+)
+def test_a_hostile_head_takes_no_time(hostile):
+    begin = time.process_time()
+    for number in range(10):
+        refusal = try_to(take_head, hostile + bytes(number))
+        assert isinstance(refusal, RequestError)
+    assert time.process_time() - begin < 2
+
+
 # --- chunked bodies
 
 
