@@ -185,12 +185,13 @@ def chart(results, titles, caption):
     places = [place for place in placements(results) if any(key[0] == place and key[2] == COLUMN for key in results)]
     medians = {key[1]: median(values) for key, values in results.items() if key[0] == places[0] and key[2] == COLUMN}
     scale = LENGTH / max(max(values) for key, values in results.items() if key[2] == COLUMN)
-    where = f"upper bar {places[0]}, lower {places[1]}" if len(places) > 1 else places[0]
+    where = f"upper bar {places[0]}; lower {places[1]}" if len(places) > 1 else places[0]
     marks = [
         text(16, 28, "Requests per second of one server process", "title"),
-        text(16, 48, f"keep-alive GET /?a=3&b=3, 64 connections; {where}; pale: adds up nothing", "faint"),
+        text(16, 48, "keep-alive GET /?a=3&b=3, 64 connections; pale grey: adds up nothing", "faint"),
+        text(16, 64, where, "faint"),
     ]
-    top = 66
+    top = 82
     for server in sorted(medians, key=medians.get, reverse=True):
         height = (BAR + 1) * len(places)
         marks.append(text(LEFT - 10, top + height / 2 + 4, titles[server], "strong" if server == OURS else "", "end"))
