@@ -721,15 +721,15 @@ class Counter:
         64*n   uint64    cell n, from 1 to 255: the requests counted by worker n since the file was made
 
     The cells only ever grow, and each lies in a cache line of its own. A process holds a lock of the operating system
-    on each part that it owns: the program on the header, each worker on its cell. A kill releases it.
+    on each part that it owns: the program on the header, whoever counts on its cell. A kill releases it.
     """
 
     MAGIC, VERSION = b"requests", 1
     SIZE, LINE = 16 * 1024, 64
     HEADER = struct.Struct("=8sQ16s")
 
-    def __init__(self, path: str, worker: Optional[int] = None) -> None:
-        """Open the file, or make it, as its owner; or, with the number of a worker (1 to 255), just that cell of it.
+    def __init__(self, path: str, cell: Optional[int] = 1, *, header: bool = True) -> None:
+        """Open the file, or make it, as the owner of its header, of a cell to count in (1 to 255), or of both.
 
         ":memory:" stands for a count that ends with the process. Raises StartError, OSError.
         """
@@ -744,17 +744,25 @@ class Counter:
             self.file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
             with contextlib.ExitStack() as on_error:
                 on_error.callback(os.close, self.file)
-                self.map = self.open_map(worker)
+                self.own(0 if header else None, cell)
+                self.map = self.open_map()
                 on_error.pop_all()
         self.identity = self.map[16:32]
         self.cells = memoryview(self.map).cast("Q")
-        first = (worker or 1) * self.LINE // 8
-        self.cell = self.cells[first : first + 1]
+        first = (cell or 0) * self.LINE // 8
+        self.cell = self.cells[first : first + bool(cell)]
 
-    def open_map(self, worker: Optional[int]) -> mmap.mmap:
-        """Lock and check the file, and map it into memory."""
-        if not lock_byte(self.file, (worker or 0) * self.LINE):
-            raise StartError(f"{self.path} is in use by another server; give this one a --state of its own.")
+    def own(self, *parts: Optional[int]) -> None:
+        """Lock parts of the file. The worker of a program that was killed may still be about to let go of its cell."""
+        end = monotonic() + GRACE_SECONDS
+        for part in parts:
+            while part is not None and not lock_byte(self.file, part * self.LINE):
+                if part == 0 or monotonic() > end:
+                    raise StartError(f"{self.path} is in use by another server; give this one a --state of its own.")
+                sleep(0.05)
+
+    def open_map(self) -> mmap.mmap:
+        """Check the file, and map it into memory."""
         content = os.read(self.file, self.SIZE + 1)
         if len(content) <= self.SIZE and not content.strip(b"\0"):
             self.initialize()
@@ -1480,25 +1488,13 @@ def work(number: int, listener: socket.socket, path: str, options: argparse.Name
     for signum in STOP_SIGNALS:  # Ctrl-C and systemd tell all processes; a worker's order to stop comes by the pipe
         signal.signal(signum, signal.SIG_IGN)
     configure_logging(options)
-    server = make_server(listener, open_cell(path, number), options, number)
+    server = make_server(listener, Counter(path, number, header=False), options, number)
     server.start()
     try:
         pipe.recv_bytes()
     except EOFError:
         os._exit(1)  # the program was killed; it cannot count on anybody who goes on
     server.stop()
-
-
-def open_cell(path: str, number: int) -> Counter:
-    """Open a worker's cell of the counter. One whose program was killed may still be about to let go of it."""
-    end = monotonic() + GRACE_SECONDS
-    while True:
-        try:
-            return Counter(path, number)
-        except StartError:
-            if monotonic() > end:
-                raise
-            sleep(0.05)
 
 
 # ----------------------------------------------------------------------------------------- Command line
@@ -1679,7 +1675,7 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             count_file = ":memory:"
             if options.workers > 1:  # who share the count through a file
                 count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
-        counter = stack.enter_context(contextlib.closing(Counter(count_file)))
+        counter = stack.enter_context(contextlib.closing(Counter(count_file, 1 if options.workers == 1 else None)))
         try:
             outbox = stack.enter_context(contextlib.closing(Outbox(options.state, counter)))
         except StartError:

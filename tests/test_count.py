@@ -111,7 +111,7 @@ def test_the_total_is_that_of_all_workers(tmp_path, counter):
     script = """
         import sys, webserver_influx
         for worker in (2, 255):
-            counter = webserver_influx.Counter(sys.argv[1], worker)
+            counter = webserver_influx.Counter(sys.argv[1], worker, header=False)
             for _ in range(10 * worker):
                 counter.increment()
     """
@@ -163,14 +163,36 @@ def test_a_part_of_the_counter_that_another_process_has_is_refused(tmp_path, at_
     path = str(tmp_path / "count")
     at_end.enter_context(contextlib.closing(Counter(path)))
     if worker:
-        at_end.enter_context(contextlib.closing(Counter(path, worker)))
+        at_end.enter_context(contextlib.closing(Counter(path, worker, header=False)))
     script = """
         import sys, webserver_influx
-        webserver_influx.Counter(sys.argv[1], int(sys.argv[2]) or None)
+        webserver_influx.Counter(sys.argv[1], int(sys.argv[2]) or 1, header=not int(sys.argv[2]))
     """
     refused = run_python(script, path, worker or 0)
     assert refused.returncode == 1
     assert "in use by another server" in refused.stderr.splitlines()[-1]
+
+
+@posix
+def test_a_cell_is_not_counted_in_before_the_worker_of_a_killed_program_let_go_of_it(tmp_path, open_counter):
+    Counter(str(tmp_path / "count")).close()
+    script = """if True:
+        import sys, webserver_influx
+        counter = webserver_influx.Counter(sys.argv[1], header=False)
+        print("ready", flush=True)
+        sys.stdin.read()
+    """
+    command = [sys.executable, "-c", script, tmp_path / "count"]
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as orphan:
+        assert orphan.stdout.readline() == b"ready\n"
+        opened = []
+        opening = threading.Thread(target=lambda: opened.append(open_counter()))
+        opening.start()
+        opening.join(0.2)
+        assert not opened
+        orphan.stdin.close()
+        opening.join()
+    assert opened
 
 
 def changed(content: bytes, offset: int, new: bytes) -> bytes:
