@@ -264,7 +264,9 @@ def test_a_restart_of_influxd_in_mid_run_loses_nothing(server, influx):
     influx.start()
     wait_until(lambda: influx.total() == 5)
     wait_until(lambda: WELL in web.stderr_text())
-    assert len(warnings_of(web)) == 1
+    lines = warnings_of(web)
+    assert sum("cannot be reached" in line for line in lines) == 1
+    assert len(lines) <= 3  # as an influxd that ends or begins may first answer with an error of its own
     assert web.stderr_text().count(WELL) == 1
 
 
