@@ -102,9 +102,9 @@ FIELD_LINE = TOKEN + rb":" + FIELD_VALUE
 # RFC 9110 §5.6.4   quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
 QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 
-# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. What is in brackets, check_host() looks at.
+# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. Whether it is IPv6, check_host() looks.
 REG_NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
-AUTHORITY = rb"(?:\[[^\]]*\]|" + REG_NAME + rb")(?::[0-9]*)?"
+AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + rb")(?::[0-9]*)?"
 
 # RFC 9112 §3.2     origin-form / absolute-form; visible characters, as browsers send some that RFC 3986 would
 #                   encode, but no "#", because a fragment is never sent. The query is a group. Behind them the
