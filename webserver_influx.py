@@ -102,7 +102,7 @@ FIELD_LINE = TOKEN + rb":" + FIELD_VALUE
 # RFC 9110 §5.6.4   quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
 QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 
-# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. Whether it is IPv6, check_host() looks.
+# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. In brackets, check_host() sees to it.
 REG_NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
 AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + rb")(?::[0-9]*)?"
 
@@ -587,7 +587,8 @@ class SumHandler(BaseHTTPRequestHandler):
         _, body_length, _, media_type = self.fields
         if media_type != b"application/json":
             raise RequestError(400, EXPECTED_JSON)
-        return sum_text(json_values(self.body if body_length else b""))
+        body, self.body = self.body if body_length else b"", b""  # so that no idle connection keeps it
+        return sum_text(json_values(body))
 
     def do_other(self) -> str:
         raise RequestError(405, "The methods of this server are GET, HEAD and POST.")
