@@ -36,6 +36,7 @@ import uuid
 from _thread import start_new_thread
 from collections.abc import Callable, Generator
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -90,46 +91,41 @@ RESPAWN_SECONDS = 1.0  # between two starts of one worker
 # ==================================================================================== Part I: a request
 # ---------------------------------------------------------------------------------------------- Grammar
 
+# A head is read as ISO-8859-1, in which each byte is a character.
+
 # RFC 9110 §5.6.2   token = 1*tchar
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 
 # RFC 9110 §5.5     field-value = *field-content; VCHAR, obs-text, SP and HTAB, so neither CR, LF nor NUL
-FIELD_VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
+FIELD_VALUE = r"[\t\x20-\x7e\x80-\xff]*"
 
 # RFC 9112 §5       field-line = field-name ":" OWS field-value OWS
-FIELD_LINE = TOKEN + rb":" + FIELD_VALUE
+FIELD_LINE = TOKEN + ":" + FIELD_VALUE
 
 # RFC 9110 §5.6.4   quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
-QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+QUOTED_STRING = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 
 # RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. In brackets, check_host() sees to it.
-REG_NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
-AUTHORITY = rb"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + rb")(?::[0-9]*)?"
+REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
+AUTHORITY = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + r")(?::[0-9]*)?"
 
-# RFC 9112 §3.2     origin-form / absolute-form; visible characters, as browsers send some that RFC 3986 would
-#                   encode, but no "#", because a fragment is never sent. The query is a group. Behind them the
-#                   asterisk-form and the authority-form, which go with one method only.
-TARGET = (
-    rb"(?:/|[A-Za-z][A-Za-z0-9+\-.]*://)[\x21\x22\x24-\x3e\x40-\x7e]*(?:\?([\x21\x22\x24-\x7e]*))?"
-    rb"|(?<=\AOPTIONS )\*|(?<=\ACONNECT )" + AUTHORITY
-)
-
-# RFC 9112 §3       method SP request-target SP, then the HTTP version and the field section
-read_head = re.compile(rb"(" + TOKEN + rb") (?:" + TARGET + rb") (.*)", re.DOTALL).fullmatch
+# RFC 9112 §3.2     method SP request-target where that is no origin-form: absolute-form, asterisk-form, authority-form;
+#                   the last two go with one method each
+is_other_target = re.compile(rf".+ [A-Za-z][A-Za-z0-9+\-.]*://.*|OPTIONS \*|CONNECT {AUTHORITY}").fullmatch
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
-read_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
+match_version = re.compile(r"HTTP/([0-9])\.([0-9])").fullmatch
 
 # RFC 9112 §7.1     chunk-size [ chunk-ext ] CRLF, chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS value ] )
-BWS = rb"[\t ]*"
-CHUNK_EXT = BWS + b";" + BWS + TOKEN + b"(?:" + BWS + b"=" + BWS + b"(?:" + TOKEN + b"|" + QUOTED_STRING + b"))?"
-read_chunk_line = re.compile(rb"([0-9A-Fa-f]+)(?:" + CHUNK_EXT + rb")*\r\n").fullmatch
+BWS = r"[\t ]*"
+CHUNK_EXT = rf"{BWS};{BWS}{TOKEN}(?:{BWS}={BWS}(?:{TOKEN}|{QUOTED_STRING}))?"
+match_chunk_line = re.compile(rf"([0-9A-Fa-f]+)(?:{CHUNK_EXT})*\r\n").fullmatch
 
 is_method = re.compile(TOKEN).fullmatch
 is_field_line = re.compile(FIELD_LINE).fullmatch
-is_trailer_line = re.compile(FIELD_LINE + rb"\r\n").fullmatch
+is_trailer_line = re.compile(FIELD_LINE + "\r\n").fullmatch
 is_host = re.compile(AUTHORITY).fullmatch
-is_decimal = re.compile(rb"[0-9]+").fullmatch
+is_decimal = re.compile("[0-9]+").fullmatch
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (RFC 9110 §5.5)
 
 # ---------------------------------------------------------------------------------------------- Request
@@ -148,18 +144,19 @@ KEEP_ALIVE_1_0 = "Connection: keep-alive\r\n"
 CLOSE = "Connection: close\r\n"
 
 CHUNKED = -1  # as a body's length: unknown before its last chunk
-CONTINUE = b"100-continue"
-FIELDS_READ = (b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"content-type")
+METHODS = ("GET", "HEAD", "POST")
+CONTINUE = "100-continue"
+FIELDS_READ = ("host", "connection", "content-length", "transfer-encoding", "expect", "content-type")
 
 
 # What the fields of a head mean. Plain tuples, here and below, because nothing is faster to unpack.
-#   str    the Connection field line of the reply: KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE
-#   int    the body's length in octets, or CHUNKED
-#   bytes  the expectation in lower case, or empty
-#   bytes  the media type in lower case, without parameters, or empty
-Fields = tuple[str, int, bytes, bytes]
+#   str  the Connection field line of the reply: KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE
+#   int  the body's length in octets, or CHUNKED
+#   str  the expectation in lower case, or empty
+#   str  the media type in lower case, without parameters, or empty
+Fields = tuple[str, int, str, str]
 
-Head = tuple[bytes, bytes, bytes, Fields, bytes]  # all of it, method, query, fields; and the bytes behind it
+Head = tuple[str, str, str, Fields, bytes]  # all of it, method, query, fields; and the bytes behind it
 
 
 def take_head(buffer: bytes) -> Optional[Head]:
@@ -167,19 +164,28 @@ def take_head(buffer: bytes) -> Optional[Head]:
 
     Raises RequestError as soon as the bytes can no longer become a head that this server reads (RFC 9112 §2.2, §3).
     """
-    head, end, rest = buffer.partition(b"\r\n\r\n")
+    received, end, rest = buffer.partition(b"\r\n\r\n")
     if not end:
         refuse_early(buffer)
         return None
-    if len(head) > REQUEST_LINE_BYTES:
-        refuse_long(head)
-    match = read_head(head)
-    if match is None:
-        if head.startswith(b"\r\n"):  # one empty line before a request is ignored (RFC 9112 §2.2)
+    if len(received) > REQUEST_LINE_BYTES:
+        refuse_long(received)
+    head = received.decode("latin-1")
+    try:
+        method, target, version_and_fields = head.split(" ", 2)
+    except ValueError:
+        raise RequestError(400, 'The request line is not "method request-target HTTP-version".') from None
+    if method not in METHODS and not is_method(method):
+        if head.startswith("\r\n"):  # one empty line before a request is ignored (RFC 9112 §2.2)
             return take_head(buffer[2:])
-        raise refusal_of(head)
-    method, query, version_and_fields = match.groups(b"")
-    return head, method, query, read_fields[version_and_fields], rest
+        raise RequestError(400, "The method is not a token.")
+    fields = read_fields(version_and_fields)
+    # Browsers send visible characters that RFC 3986 would encode, but never a fragment.
+    if not (target.isascii() and target.isprintable()) or "#" in target:
+        raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
+    if not target.startswith("/") and not is_other_target(f"{method} {target}"):
+        raise RequestError(400, "The request-target is not a path or an absolute URI.")
+    return head, method, target.partition("?")[2], fields, rest
 
 
 def refuse_early(buffer: bytes) -> None:
@@ -199,102 +205,77 @@ def refuse_long(head: bytes) -> None:
         raise RequestError(431, f"The head is longer than {HEAD_BYTES} bytes.")
 
 
-def refusal_of(head: bytes) -> RequestError:
-    """What is wrong with a head that `read_head` does not match."""
-    method, _, target_and_more = head.partition(b" ")
-    _, space, version_and_fields = target_and_more.partition(b" ")
-    if not space:
-        return RequestError(400, 'The request line is not "method request-target HTTP-version".')
-    if not is_method(method):
-        return RequestError(400, "The method is not a token.")
-    read_fields[version_and_fields]  # a version that this server does not speak may have other targets, too
-    return RequestError(400, "The request-target is not a path or an absolute URI in visible ASCII characters.")
+# A client sends the same fields with every request of a connection, and a thousand like it send them too. So what they
+# mean is remembered, for all of them together and for each line. It is a fact about this text alone.
+remember = lru_cache(REMEMBERED)
 
 
-class Remembered(dict):
-    """What a function of bytes has returned, by its argument; a dict, as `lru_cache` is three times as slow here.
-
-    A client sends the same fields with every request of a connection, and a thousand like it send them too. So what
-    they mean is remembered, for all of them together and for each line. It is a fact about these bytes alone.
-    """
-
-    def __init__(self, function: Callable[[bytes], Any]) -> None:
-        self.function = function
-
-    def __missing__(self, argument: bytes) -> Any:
-        result = self.function(argument)
-        if len(self) >= REMEMBERED:
-            self.clear()
-        self[argument] = result
-        return result
-
-
-@Remembered
-def read_fields(version_and_fields: bytes) -> Fields:
+@remember
+def read_fields(version_and_fields: str) -> Fields:
     """Read all of a head that follows the request-target, the last CRLF left out (RFC 9112 §2.3, §5)."""
-    lines = version_and_fields.split(b"\r\n")
-    match = read_version(lines.pop(0))
+    version, *lines = version_and_fields.split("\r\n")
+    match = match_version(version)
     if not match:
         raise RequestError(400, "The request line does not end in an HTTP version such as HTTP/1.1.")
-    if match[1] != b"1":
+    if match[1] != "1":
         raise RequestError(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
     if len(lines) > FIELD_LINES:
         raise RequestError(431, f"The head has more than {FIELD_LINES} field lines.")
-    values: dict[bytes, bytes] = {}
-    for name, value in filter(None, map(read_field.__getitem__, lines)):
-        values[name] = values[name] + b", " + value if name in values else value  # RFC 9110 §5.3
-    return interpret_fields(values, http_1_0=match[2] == b"0")
+    values: dict[str, str] = {}
+    for name, value in filter(None, map(read_field, lines)):
+        values[name] = f"{values[name]}, {value}" if name in values else value  # RFC 9110 §5.3
+    return interpret_fields(values, http_1_0=match[2] == "0")
 
 
-@Remembered
-def read_field(line: bytes) -> Optional[tuple[bytes, bytes]]:
+@remember
+def read_field(line: str) -> Optional[tuple[str, str]]:
     """Read a field line: its name and its value in lower case, or None if the name is not of FIELDS_READ."""
     if not is_field_line(line):
         raise RequestError(400, 'A field line is not "name: value".')
-    name, _, value = line.lower().partition(b":")
-    return (name, value.strip(b" \t")) if name in FIELDS_READ else None
+    name, _, value = line.lower().partition(":")
+    return (name, value.strip(" \t")) if name in FIELDS_READ else None
 
 
-def interpret_fields(values: dict[bytes, bytes], *, http_1_0: bool) -> Fields:
+def interpret_fields(values: dict[str, str], *, http_1_0: bool) -> Fields:
     """Find out what the fields mean for the connection, the body and the reply (RFC 9110, RFC 9112)."""
-    check_host(values.get(b"host"), http_1_0)
-    options = list_members(values.get(b"connection", b""))
-    if b"close" in options or http_1_0 and b"keep-alive" not in options:
+    check_host(values.get("host"), http_1_0)
+    options = list_members(values.get("connection", ""))
+    if "close" in options or http_1_0 and "keep-alive" not in options:
         connection = CLOSE
     else:
         connection = KEEP_ALIVE_1_0 if http_1_0 else KEEP_ALIVE
-    body_length = read_body_length(values.get(b"content-length"), values.get(b"transfer-encoding"), http_1_0)
-    expectations = [] if http_1_0 else list_members(values.get(b"expect", b""))  # RFC 9110 §10.1.1
-    expectation = next(iter(set(expectations) - {CONTINUE} or expectations), b"")
-    media_type = values.get(b"content-type", b"").partition(b";")[0].strip(b" \t")
+    body_length = read_body_length(values.get("content-length"), values.get("transfer-encoding"), http_1_0)
+    expectations = [] if http_1_0 else list_members(values.get("expect", ""))  # RFC 9110 §10.1.1
+    expectation = next(iter(set(expectations) - {CONTINUE} or expectations), "")
+    media_type = values.get("content-type", "").partition(";")[0].strip(" \t")
     return connection, body_length, expectation, media_type
 
 
-def list_members(value: bytes) -> list[bytes]:
+def list_members(value: str) -> list[str]:
     """The members of a comma-separated field, without the empty ones (RFC 9110 §5.6.1)."""
-    members = [member.strip(b" \t") for member in value.split(b",")]
+    members = [member.strip(" \t") for member in value.split(",")]
     return [member for member in members if member]
 
 
-def check_host(host: Optional[bytes], http_1_0: bool) -> None:
+def check_host(host: Optional[str], http_1_0: bool) -> None:
     """Raise RequestError unless there is one valid Host, or none in HTTP/1.0 (RFC 9112 §3.2)."""
     if host is None:
         if not http_1_0:
             raise RequestError(400, "An HTTP/1.1 request has a Host field.")
-    elif not is_host(host) or host.startswith(b"[") and not is_ip_literal(host[1 : host.index(b"]")]):
+    elif not is_host(host) or host.startswith("[") and not is_ip_literal(host[1 : host.index("]")]):
         raise RequestError(400, 'The Host field is not one "host" or "host:port".')
 
 
-def is_ip_literal(address: bytes) -> bool:
+def is_ip_literal(address: str) -> bool:
     """Whether this may stand in brackets as a host: an IPv6 address (RFC 3986 §3.2.2); no IPvFuture exists."""
     try:
-        socket.inet_pton(socket.AF_INET6, address.decode("ascii"))
+        socket.inet_pton(socket.AF_INET6, address)
     except (OSError, ValueError):
         return False
     return True
 
 
-def read_body_length(lengths: Optional[bytes], codings: Optional[bytes], http_1_0: bool) -> int:
+def read_body_length(lengths: Optional[str], codings: Optional[str], http_1_0: bool) -> int:
     """The body's length in octets, or CHUNKED (RFC 9112 §6.1 to §6.3). All that is ambiguous is refused."""
     if codings is not None:
         members = list_members(codings)
@@ -302,17 +283,17 @@ def read_body_length(lengths: Optional[bytes], codings: Optional[bytes], http_1_
             raise RequestError(400, "Content-Length and Transfer-Encoding exclude each other.")
         if http_1_0:
             raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding.")
-        if any(member != b"chunked" for member in members):
+        if any(member != "chunked" for member in members):
             raise RequestError(501, "The only transfer coding that this server knows is chunked.")
         if len(members) != 1:
             raise RequestError(400, "Transfer-Encoding names chunked once, no more and no less.")
         return CHUNKED
     if lengths is None:
         return 0
-    length, *others = {value.strip(b" \t") for value in lengths.split(b",")}
+    length, *others = {value.strip(" \t") for value in lengths.split(",")}
     if others or not is_decimal(length):
         raise RequestError(400, "The Content-Length is not one decimal number.")
-    return int(length.lstrip(b"0")[:20] or b"0")  # 20 digits are far too many already, so the rest does not matter
+    return int(length.lstrip("0")[:20] or "0")  # 20 digits are far too many already, so the rest does not matter
 
 
 def decode_chunks(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
@@ -322,7 +303,7 @@ def decode_chunks(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
     """
     received, body = BytesIO(buffer), bytearray()
     while True:
-        match = read_chunk_line((yield from take_line(received)))
+        match = match_chunk_line((yield from take_line(received)).decode("latin-1"))
         if not match:
             raise RequestError(400, "A chunk does not begin with its size in hexadecimal digits.")
         size = int(match[1], 16)
@@ -364,7 +345,7 @@ def skip_trailers(received: BytesIO) -> Generator[None, bytes, None]:
         line = yield from take_line(received)
         if line == b"\r\n":
             return
-        if not is_trailer_line(line):
+        if not is_trailer_line(line.decode("latin-1")):
             raise RequestError(400, 'A trailer is not "name: value".')
     raise RequestError(431, f"The body has more than {FIELD_LINES} trailers.")
 
@@ -372,16 +353,13 @@ def skip_trailers(received: BytesIO) -> Generator[None, bytes, None]:
 # -------------------------------------------------------------------------------------------------- Sum
 
 
-find_values = re.compile(rb"=([^&]*)").findall
-PERCENT, PLUS = b"%+"
+find_values = re.compile("=([^&]*)").findall
 
 
-def query_values(query: bytes) -> list[Any]:
+def query_values(query: str) -> list[Any]:
     """The values of a query (WHATWG URL, application/x-www-form-urlencoded)."""
     values = find_values(query)
-    if PERCENT in query or PLUS in query:
-        return [unquote_plus(value.decode("ascii")) for value in values]
-    return values
+    return list(map(unquote_plus, values)) if "%" in query or "+" in query else values
 
 
 def refuse_constant(name: str) -> None:
@@ -468,7 +446,7 @@ def exact_sum(values: list[float]) -> float:
 # ------------------------------------------------------------------------------------------------ Reply
 
 STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-STATUS_LINE[405] += "Allow: GET, HEAD, POST\r\n"  # RFC 9110 §15.5.6
+STATUS_LINE[405] += f"Allow: {', '.join(METHODS)}\r\n"  # RFC 9110 §15.5.6
 DATE_AND_TYPE = "Date: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"  # fields that change once a second or never
 INTERIM = "HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
@@ -522,7 +500,7 @@ class SumHandler(BaseHTTPRequestHandler):
 
     due = ""  # replies to send
     deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
-    head = method = b"-"  # of the current request, where it has one
+    head = method = "-"  # of the current request, where it has one
     connection: Any = CLOSE  # what the reply says of it
 
     def setup(self) -> None:
@@ -585,7 +563,7 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> str:
         _, body_length, _, media_type = self.fields
-        if media_type != b"application/json":
+        if media_type != "application/json":
             raise RequestError(400, EXPECTED_JSON)
         body, self.body = self.body if body_length else b"", b""  # so that no idle connection keeps it
         return sum_text(json_values(body))
@@ -593,7 +571,7 @@ class SumHandler(BaseHTTPRequestHandler):
     def do_other(self) -> str:
         raise RequestError(405, "The methods of this server are GET, HEAD and POST.")
 
-    methods = {b"GET": do_GET, b"HEAD": do_HEAD, b"POST": do_POST}
+    methods = {"GET": do_GET, "HEAD": do_HEAD, "POST": do_POST}
 
     def reply(self, status: int, text: str) -> str:
         """The reply to the current request, whose content is plain text in ASCII (RFC 9112 §4)."""
@@ -603,7 +581,7 @@ class SumHandler(BaseHTTPRequestHandler):
             "\r\n"
             f"{text}"
         )
-        return reply[: len(reply) - len(text)] if self.method == b"HEAD" else reply
+        return reply[: len(reply) - len(text)] if self.method == "HEAD" else reply
 
     def send_due(self) -> None:
         """Send the replies that are due, in one piece."""
@@ -612,7 +590,7 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def receive_head(self, buffer: bytes) -> Head:
         """Receive the rest of a head."""
-        self.head = self.method = b"-"
+        self.head = self.method = "-"
         self.deadline = monotonic() + HEAD_SECONDS
         head = None
         while not head:
@@ -621,7 +599,7 @@ class SumHandler(BaseHTTPRequestHandler):
         self.deadline = None
         return head
 
-    def receive_body(self, length: int, expectation: bytes, buffer: bytes) -> bytes:
+    def receive_body(self, length: int, expectation: str, buffer: bytes) -> bytes:
         """Receive the current request's body into `body`; return what came behind it (RFC 9112 §6)."""
         if length:
             self.deadline = monotonic() + BODY_SECONDS
@@ -679,7 +657,7 @@ class SumHandler(BaseHTTPRequestHandler):
     def close_with(self, refusal: RequestError) -> None:
         """Send a reply after which the connection is closed."""
         if not self.deadline:  # what could not be read is a head
-            self.head = self.method = b"-"
+            self.head = self.method = "-"
         self.connection = CLOSE
         self.due += self.reply(refusal.status, str(refusal))
         self.send_due()
@@ -698,7 +676,7 @@ class LoggingHandler(SumHandler):
     """The handler of `--access-log`: a line on standard error for each reply, as `http.server` writes it."""
 
     def reply(self, status: int, text: str) -> str:
-        self.requestline = self.head.partition(b"\r\n")[0].decode("ascii")
+        self.requestline = self.head.partition("\r\n")[0]
         self.log_request(status, len(text))
         return super().reply(status, text)
 

@@ -657,7 +657,7 @@ def test_a_bug_is_a_500_and_the_server_goes_on(local, monkeypatch, caplog):
 
     web = local()
     with monkeypatch.context() as broken_for_now:
-        broken_for_now.setitem(SumHandler.methods, b"GET", broken)
+        broken_for_now.setitem(SumHandler.methods, "GET", broken)
         assert refusal(web.raw(message("GET /"))).status == 500
     assert "ZeroDivisionError" in caplog.text
     assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
