@@ -34,9 +34,9 @@ import tempfile
 import threading
 import uuid
 from _thread import start_new_thread
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -296,58 +296,48 @@ def read_body_length(lengths: Optional[str], codings: Optional[str], http_1_0: b
     return int(length.lstrip("0")[:20] or "0")  # 20 digits are far too many already, so the rest does not matter
 
 
-def decode_chunks(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
-    """Decode a chunked body (RFC 9112 §7.1), a coroutine: it yields for "need more" and is sent the bytes that follow.
+def decode_chunks(buffer: bytes, receive: Callable[[], bytes]) -> tuple[bytes, bytes]:
+    """Decode a chunked body (RFC 9112 §7.1) that begins in the buffer; receive() returns what follows.
 
     Returns the body and what is left behind it. Raises RequestError when the bytes are malformed or too many.
     """
     received, body = BytesIO(buffer), bytearray()
-    while True:
-        match = match_chunk_line((yield from take_line(received)).decode("latin-1"))
-        if not match:
-            raise RequestError(400, "A chunk does not begin with its size in hexadecimal digits.")
-        size = int(match[1], 16)
-        if not size:
-            break
-        if len(body) + size > BODY_BYTES:
-            raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
+
+    def refill() -> bytes:
+        nonlocal received
+        received = BytesIO(receive())
+        return b""
+
+    def take_line() -> str:
+        line = b""
+        while not line.endswith(b"\n"):
+            if len(line) == CHUNK_LINE_BYTES:
+                raise RequestError(400, f"A line of the chunked body is longer than {CHUNK_LINE_BYTES} bytes.")
+            line += received.readline(CHUNK_LINE_BYTES - len(line)) or refill()
+        return line.decode("latin-1")
+
+    while size := read_chunk_size(take_line()):
         end = len(body) + size
+        if end > BODY_BYTES:
+            raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
         while len(body) < end:
-            body += received.read(end - len(body)) or refill(received, (yield))
-        if (yield from take_line(received)) != b"\r\n":
+            body += received.read(end - len(body)) or refill()
+        if take_line() != "\r\n":
             raise RequestError(400, "A chunk is longer than its size says.")
-    yield from skip_trailers(received)
-    return bytes(body), received.read()
-
-
-def refill(received: BytesIO, data: bytes) -> bytes:
-    """Put more bytes into a buffer of which all has been read; return none, b"", for the reader to go on with."""
-    received.seek(0)
-    received.truncate()
-    received.write(data)
-    received.seek(0)
-    return b""
-
-
-def take_line(received: BytesIO) -> Generator[None, bytes, bytes]:
-    """Take a line of a chunked body, its LF included; a part of `decode_chunks`."""
-    line = b""
-    while not line.endswith(b"\n"):
-        if len(line) == CHUNK_LINE_BYTES:
-            raise RequestError(400, f"A line of the chunked body is longer than {CHUNK_LINE_BYTES} bytes.")
-        line += received.readline(CHUNK_LINE_BYTES - len(line)) or refill(received, (yield))
-    return line
-
-
-def skip_trailers(received: BytesIO) -> Generator[None, bytes, None]:
-    """Pass over a trailer section (RFC 9112 §7.1.2), which is bounded as a head's fields are."""
-    for _ in range(FIELD_LINES + 1):
-        line = yield from take_line(received)
-        if line == b"\r\n":
-            return
-        if not is_trailer_line(line.decode("latin-1")):
+    for _ in range(FIELD_LINES + 1):  # the trailer section (RFC 9112 §7.1.2), bounded as a head's fields are
+        line = take_line()
+        if line == "\r\n":
+            return bytes(body), received.read()
+        if not is_trailer_line(line):
             raise RequestError(400, 'A trailer is not "name: value".')
     raise RequestError(431, f"The body has more than {FIELD_LINES} trailers.")
+
+
+def read_chunk_size(line: str) -> int:
+    match = match_chunk_line(line)
+    if not match:
+        raise RequestError(400, "A chunk does not begin with its size in hexadecimal digits.")
+    return int(match[1], 16)
 
 
 # -------------------------------------------------------------------------------------------------- Sum
@@ -499,6 +489,7 @@ class SumHandler(BaseHTTPRequestHandler):
     """
 
     due = ""  # replies to send
+    body = b""  # of the current request, where that is a POST
     deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
     head = method = "-"  # of the current request, where it has one
     connection: Any = CLOSE  # what the reply says of it
@@ -510,35 +501,27 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def handle(self) -> None:
         try:
-            try:
-                rest = self.answer_requests()
-                self.send_due()
-                if rest:
-                    self.linger()
-            except RequestError as refusal:
-                self.close_with(refusal)
-            except OSError:
-                raise
-            except Exception:
-                log.exception("A bug in this server: a request could not be answered")
-                self.close_with(RequestError(500, "This server has a bug; its log says more."))
-        except TIMED_OUT:
-            log.debug("%s sent nothing, or read nothing, for too long", self.client_address[0])
-        except OSError as error:
-            log.debug("%s hung up: %s", self.client_address[0], error)
+            self.answer_requests()
+        except RequestError as refusal:
+            self.close_with(refusal)
+        except OSError:
+            raise
+        except Exception:
+            log.exception("A bug in this server: a request could not be answered")
+            self.close_with(RequestError(500, "This server has a bug; its log says more."))
 
     def finish(self) -> None:
         self.server.handlers.discard(self)
 
-    def answer_requests(self) -> bytes:
-        """Answer requests until one of the two sides ends the connection; return what was received and not read."""
+    def answer_requests(self) -> None:
+        """Answer requests until one of the two sides ends the connection."""
         server, receive, increment = self.server, self.request.recv, self.server.counter.increment
         answer_for, do_other = self.methods.get, SumHandler.do_other
         while buffer := receive(REQUEST_BYTES):
             while buffer:
                 head = take_head(buffer) or self.receive_head(buffer)
-                self.head, self.method, self.query, self.fields, buffer = head
-                self.connection, body_length, expectation, _ = self.fields
+                self.head, self.method, self.query, fields, buffer = head
+                self.connection, body_length, expectation, self.media_type = fields
                 increment()
                 try:
                     if body_length or expectation:
@@ -551,10 +534,12 @@ class SumHandler(BaseHTTPRequestHandler):
                         raise
                     self.due += self.reply(refusal.status, str(refusal))
                 if self.connection is CLOSE:
-                    return buffer
+                    self.send_due()
+                    if buffer or server.stopping:  # a client that knows nothing of the end may send more
+                        self.linger()
+                    return
             self.send_due()
             yield_turn()
-        return b""
 
     def do_GET(self) -> str:
         return sum_text(query_values(self.query))
@@ -562,10 +547,9 @@ class SumHandler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def do_POST(self) -> str:
-        _, body_length, _, media_type = self.fields
-        if media_type != "application/json":
+        body, self.body = self.body, b""  # so that no idle connection keeps it
+        if self.media_type != "application/json":
             raise RequestError(400, EXPECTED_JSON)
-        body, self.body = self.body if body_length else b"", b""  # so that no idle connection keeps it
         return sum_text(json_values(body))
 
     def do_other(self) -> str:
@@ -610,30 +594,18 @@ class SumHandler(BaseHTTPRequestHandler):
         if expectation and not buffer:
             self.due += INTERIM
         if length == CHUNKED:
-            self.body, rest = self.receive_chunks(buffer)
+            body, rest = decode_chunks(buffer, partial(self.receive_more, "body"))
         else:
             if length > len(buffer):
-                buffer = self.receive_until(length, buffer)
-            self.body, rest = buffer[:length], buffer[length:]
+                received = bytearray(buffer)
+                while len(received) < length:
+                    received += self.receive_more("body")
+                buffer = bytes(received)
+            body, rest = buffer[:length], buffer[length:]
         self.deadline = None
+        if self.method == "POST":
+            self.body = body
         return rest
-
-    def receive_until(self, length: int, buffer: bytes) -> bytes:
-        """Receive more until there are so many bytes."""
-        received = bytearray(buffer)
-        while len(received) < length:
-            received += self.receive_more("body")
-        return bytes(received)
-
-    def receive_chunks(self, buffer: bytes) -> tuple[bytes, bytes]:
-        """Receive a chunked body; return it, and what came behind it."""
-        decoder = decode_chunks(buffer)
-        try:
-            next(decoder)
-            while True:
-                decoder.send(self.receive_more("body"))
-        except StopIteration as end:
-            return end.value
 
     def receive_more(self, part: str) -> bytes:
         """Send what is due, then wait for more of a part of a request, until the deadline."""
@@ -651,6 +623,8 @@ class SumHandler(BaseHTTPRequestHandler):
         finally:
             set_timeout(self.request, socket.SO_RCVTIMEO, IDLE_SECONDS)
         if not data:
+            if self.server.stopping:
+                raise RequestError(503, "The server is stopping.")
             raise RequestError(400, f"The connection ended before the request's {part} did.")
         return data
 

@@ -548,16 +548,12 @@ def test_a_hostile_head_takes_no_time(hostile):
 
 def decoded(pieces: Iterable[bytes]) -> tuple[bytes, bytes] | None:
     """Body, and what is left, of a chunked body that arrives in these pieces; None where more is needed."""
-    pieces = list(pieces)
-    decoder = decode_chunks(pieces[0] if pieces else b"")
+    pieces = iter(pieces)
     try:
-        next(decoder)
-        while pieces[1:]:
-            decoder.send(pieces.pop(1))
-    except StopIteration as end:
-        body, rest = end.value
-        return body, rest + b"".join(pieces[1:])
-    return None
+        body, rest = decode_chunks(b"", lambda: next(pieces))
+    except StopIteration:
+        return None
+    return body, rest + b"".join(pieces)
 
 
 def chunk(data: bytes, extension: bytes = b"") -> bytes:
