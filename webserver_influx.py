@@ -654,6 +654,9 @@ class LoggingHandler(SumHandler):
         self.log_request(status, len(text))
         return super().reply(status, text)
 
+    def address_string(self) -> str:
+        return self.client_address[0].removeprefix("::ffff:")  # IPv4, on a socket for both (RFC 4291 §2.5.5.2)
+
 
 # ==================================================================================== Part II: a count
 # ---------------------------------------------------------------------------------------------- Counter
@@ -1214,65 +1217,63 @@ class Reporter(threading.Thread):
 
 
 class SumServer(ThreadingHTTPServer):
-    """Accepts connections in threads that each serve the connection that they accept, and then accept the next.
+    """Accepts connections in threads, each of which serves the connection that it accepts, and then accepts the next.
 
-    There is always one more thread than there are connections, and no hand-over from one thread to another.
+    No connection is handed from one thread to another: a thread that has accepted one sees to it that another waits.
     """
 
     def __init__(
         self, listener: socket.socket, counter: Counter, handler: type[BaseHTTPRequestHandler] = SumHandler
     ) -> None:
-        """listener is bound and listens; other processes may accept from it, too."""
+        """listener comes from listen(); other processes may accept from it, too."""
         super().__init__(listener.getsockname(), handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         listener.setblocking(True)
-        if HANDS_OPTIONS_ON:
-            configure(listener)
         self.counter = counter
         self.renew_date()
         self.stopping = False
         # Single operations of a set and of a list need no lock.
         self.handlers: set[SumHandler] = set()  # of the open connections
-        self.idle: list[None] = []  # as long as there are threads that wait for a connection
+        self.idle: list[None] = []  # an item for each thread that waits for a connection
         self.threads, self.limit = 0, connection_limit()
         self.lock = threading.Lock()  # guards `threads`
-        self.crowded = False  # what was logged last
+        self.crowded = False  # whether it has been logged
 
     def start(self) -> None:
         """Accept connections, in threads of their own."""
-        threading.Thread(target=self.keep_date, name="date", daemon=True).start()
         self.start_thread()
+        threading.Thread(target=self.keep_date, name="date", daemon=True).start()
 
     def start_thread(self) -> None:
         """Start a thread, so that the next connection finds one."""
         with self.lock:
-            crowded = self.threads == self.limit
-            self.threads += not crowded
-        if crowded:
-            self.log_crowd(f"All {self.limit} threads are busy; new connections wait in the listen backlog")
-            return
-        try:
-            start_new_thread(self.serve_connections, ())  # a threading.Thread takes 9 KB more for each
-        except RuntimeError as error:
-            with self.lock:
-                self.threads -= 1
-            self.log_crowd(f"{error}; new connections wait in the listen backlog")
+            try:
+                if self.threads == self.limit:
+                    raise RuntimeError(f"All {self.limit} threads are busy")
+                start_new_thread(self.serve_connections, ())  # a threading.Thread takes 9 KB more for each
+                self.threads += 1
+            except RuntimeError as error:
+                self.log_crowd(f"{error}; new connections wait in the listen backlog")
 
     def serve_connections(self) -> None:
         """The life of a thread."""
-        while not self.stopping:
-            self.idle.append(None)
-            try:
-                request, client_address = self.get_request()
-            except OSError as error:
-                self.pause(error)
-                continue
-            finally:
-                self.idle.pop()
-            if not self.idle:
-                self.start_thread()
-            self.process_request_thread(request, client_address)
+        try:
+            while not self.stopping:
+                self.idle.append(None)
+                try:
+                    request, client_address = self.get_request()
+                except OSError as error:
+                    self.pause(error)
+                    continue
+                finally:
+                    self.idle.pop()
+                if not self.idle:
+                    self.start_thread()
+                self.process_request_thread(request, client_address or ("?", 0))  # macOS knows no address of some
+        finally:
+            with self.lock:
+                self.threads -= 1
 
     def shutdown_request(self, request: socket.socket) -> None:
         request.close()  # which also tells the client, without another system call
@@ -1281,14 +1282,16 @@ class SumServer(ThreadingHTTPServer):
         """Wait a little after an error that does not go away by asking again, such as too many open files."""
         if not isinstance(error, (BlockingIOError, ConnectionError)):
             sleep(RETRY_SECONDS)
-            if not self.stopping:  # as then it is the listening socket that is gone
+            if not self.stopping and error.errno != errno.EINVAL:  # as then another worker has shut the socket down
                 self.log_crowd(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
 
     def keep_date(self) -> None:
-        """Renew the date at the beginning of each second."""
+        """At the beginning of each second renew the date, and start the thread that could not be started before."""
         while not self.stopping:
-            self.renew_date()
             sleep(1 - time() % 1)
+            self.renew_date()
+            if not self.idle:
+                self.start_thread()
 
     def renew_date(self) -> None:
         """Make the Date field of the replies (RFC 9110 §5.6.7), which is the same for a whole second."""
@@ -1301,9 +1304,11 @@ class SumServer(ThreadingHTTPServer):
         self.crowded = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that ended before its handler was set up is ordinary life; anything else is a bug."""
+        """A client that hangs up, or keeps the server waiting, is ordinary life; anything else is a bug."""
         error = sys.exc_info()[1]
-        if isinstance(error, OSError):
+        if isinstance(error, TIMED_OUT):
+            log.debug("%s sent nothing, or read nothing, for too long", client_address[0])
+        elif isinstance(error, OSError):
             log.debug("%s hung up: %s", client_address[0], error)
         else:
             log.exception("A bug in this server: a connection could not be served")
@@ -1317,7 +1322,7 @@ class SumServer(ThreadingHTTPServer):
         shut_down(self.socket, socket.SHUT_RDWR)  # which wakes the threads that wait in accept()
         self.server_close()
         end = monotonic() + GRACE_SECONDS
-        while self.handlers and monotonic() < end:
+        while self.threads > len(self.idle) and monotonic() < end:
             for handler in list(self.handlers):
                 if not handler.deadline:
                     shut_down(handler.request, socket.SHUT_RD)
@@ -1353,14 +1358,18 @@ def listen(address: Optional[str], port: int) -> socket.socket:
     """Make the listening socket, on one address or, where that is None, on all of IPv4 and IPv6. Raises StartError."""
     try:
         if address is None and socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
-        resolved = socket.getaddrinfo(address or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, sockaddr = resolved[0]
-        return socket.create_server(sockaddr[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (while")[0]
+            listener = socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        else:
+            resolved = socket.getaddrinfo(address or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, sockaddr = resolved[0]
+            listener = socket.create_server(sockaddr, family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:  # the latter of a name that is none
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         where = f"{address or 'any address'}, port {port}"
         raise StartError(f"cannot listen on {where}: {reason}; give another --port or --bind") from None
+    if HANDS_OPTIONS_ON:
+        configure(listener)
+    return listener
 
 
 def pin(slot: int) -> None:

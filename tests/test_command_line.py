@@ -314,6 +314,13 @@ def test_access_log_is_a_line_for_each_request(program):
     assert re.fullmatch(r'127\.0\.0\.1 - - \[.+\] "GET /some/where\?a=1%0A2&b=2[^"]*" 200 8', line)
 
 
+def test_access_log_shows_an_ipv4_client_by_its_own_address(program):
+    web = program("--access-log")
+    web.get("/?a=1")
+    assert web.stop() == 0
+    assert any(re.match(r'127\.0\.0\.1 - - \[.+\] "GET /\?a=1 ', line) for line in web.log())
+
+
 def test_access_log_does_not_show_one_request_as_another(program):
     web = program("--bind", "127.0.0.1", "--access-log")
     with socket.create_connection(web.address, PATIENCE_S) as client:
@@ -509,7 +516,7 @@ def test_a_port_in_use_is_one_line(bind, state):
     assert not Path(state).exists()
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1", "::g", "host.invalid"])
+@pytest.mark.parametrize("address", ["192.0.2.1", "::g", "host.invalid", "a..b", "a" * 64])
 def test_an_address_that_is_not_this_machines_is_one_line(address, state):
     line = failure("--bind", address, "--port", "0", "--state", state)
     assert line.startswith(f"cannot listen on {address}, port 0: ")

@@ -627,6 +627,14 @@ def test_an_idle_connection_is_closed_in_silence(local, request_bytes):
     assert texts(web.raw(request_bytes)) == ["Sum: 0"] * request_bytes.count(b"GET")
 
 
+def test_a_connection_that_is_older_than_the_server_is_closed_when_idle_too(monkeypatch):
+    monkeypatch.setattr(webserver_influx, "IDLE_SECONDS", 0.15)
+    listener = listen("127.0.0.1", 0)
+    connect = socket.create_connection(listener.getsockname(), PATIENCE_S)
+    with connect as connection, contextlib.closing(Local(listener)):
+        assert receive(connection) == b""
+
+
 def test_a_refusal_ends_though_the_client_stays(local):
     web = local(LINGER_SECONDS=0.2)
     with web.connect() as connection:
@@ -649,6 +657,49 @@ def test_every_valid_head_is_counted_and_nothing_else(local):
     for start in (b"", b"G", b"GARBAGE\r\n\r\n", message("GET / HTTP/2.0"), message("GET /", "Host: y")):
         web.raw(start, half_close=True)
     assert web.counter.total() == len(counted)
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET", "POST"])
+def test_an_idle_connection_does_not_keep_a_body(local, method):
+    web = local()
+    body = b'{"a": 3}' + b" " * 100_000
+    request = message(f"{method} /", "Content-Type: text/plain", f"Content-Length: {len(body)}", body=body)
+    with web.connect() as connection:
+        exchange(connection, request + message("GET /?a=4"), until=b"Sum: 4.0")
+        (handler,) = web.server.handlers
+        assert handler.body == b""
+
+
+def test_a_thread_that_cannot_be_started_is_started_later(local, monkeypatch, caplog):
+    def none_left(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    web = local()
+    wait_until(lambda: web.server.idle)
+    with contextlib.ExitStack() as stack:
+        with monkeypatch.context() as no_threads:
+            no_threads.setattr(webserver_influx, "start_new_thread", none_left)
+            first, second = (stack.enter_context(web.connect()) for _ in range(2))
+            exchange(first, message("GET /"), until=b"Sum: 0")
+            second.sendall(message("GET /?a=3"))
+            assert not is_readable(second, 0.1)
+        assert receive(second, until=b"Sum: 3.0")
+    assert caplog.messages == ["can't start new thread; new connections wait in the listen backlog"]
+
+
+def test_a_client_without_an_address_may_hang_up_as_any_other(local, monkeypatch, caplog):
+    """macOS gives no address of a client that is gone by then."""
+    web = local()
+    get_request = web.server.get_request
+    monkeypatch.setattr(web.server, "get_request", lambda: (get_request()[0], None))
+    with caplog.at_level("DEBUG"):
+        for _ in range(3):  # the first may be accepted by a thread that waited before
+            with web.connect() as connection:
+                connection.sendall(message("GET /"))
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wait_until(lambda: any(line.startswith("? hung up") for line in caplog.messages))
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
 
 
 def test_a_bug_is_a_500_and_the_server_goes_on(local, monkeypatch, caplog):
@@ -827,6 +878,59 @@ def test_the_last_reply_of_a_server_that_stops_says_so(local):
         (answer,) = parsed(receive(connection))
         stop.join()
         assert (answer.text, answer.fields.get("connection")) == ("Sum: 3.0", "close")
+
+
+def half_posted(web: Local, connection: socket.socket) -> None:
+    connection.sendall(post(b'{"a": 3}')[:-1])
+    wait_until(lambda: web.server.handlers and next(iter(web.server.handlers)).deadline)
+
+
+def test_a_client_that_sends_on_though_the_server_stops_can_read_its_reply(local):
+    web = local()
+    with web.connect() as connection:
+        half_posted(web, connection)
+        stop = threading.Thread(target=web.server.stop)
+        stop.start()
+        wait_until(lambda: web.server.stopping)
+        connection.sendall(b"}")
+        assert is_readable(connection, PATIENCE_S)
+        for _ in range(3):
+            connection.sendall(message("GET /"))
+            time.sleep(0.05)  # for a reset to arrive, if there is one
+        assert texts(receive(connection)) == ["Sum: 3.0"]
+        connection.close()
+        stop.join()
+
+
+def test_a_body_that_the_end_of_the_server_cuts_off_is_not_the_clients_fault(local):
+    web = local()
+    with web.connect() as connection:
+        half_posted(web, connection)
+        web.server.stopping = True
+        next(iter(web.server.handlers)).request.shutdown(socket.SHUT_RD)
+        assert refusal(receive(connection)).status == 503
+
+
+def test_the_end_waits_for_a_connection_that_has_just_been_accepted(local, monkeypatch):
+    accepted, go_on = threading.Event(), threading.Event()
+
+    def slow_setup(handler):
+        accepted.set()
+        go_on.wait(PATIENCE_S)
+        setup(handler)
+
+    web = local()
+    setup = SumHandler.setup
+    monkeypatch.setattr(SumHandler, "setup", slow_setup)
+    with web.connect() as connection:
+        assert accepted.wait(PATIENCE_S)
+        stop = threading.Thread(target=web.server.stop)
+        stop.start()
+        stop.join(0.2)
+        assert stop.is_alive()
+        go_on.set()
+        stop.join(PATIENCE_S)
+        assert is_closed(connection)
 
 
 def test_a_second_ctrl_c_ends_the_server_at_once(server):
