@@ -1410,25 +1410,33 @@ class Workers:
         threading.Thread(target=self.replace_dead, name="workers", daemon=True).start()
 
     def spawn(self, number: int) -> None:
-        """Start worker number (1 to WORKERS)."""
+        """Start worker number (1 to WORKERS). Raises OSError."""
         far, self.pipes[number] = self.context.Pipe(duplex=False)
         arguments = (number, self.listener, self.counter.path, self.options, far)
         process = self.context.Process(target=work, args=arguments, name=f"worker {number}", daemon=True)
-        process.start()
-        far.close()
+        with far, stop_signals_blocked():  # which the worker inherits, and so is not killed before it ignores them
+            process.start()
         self.processes[number] = process
 
     def replace_dead(self) -> None:
         """Start a new worker for each that dies, until the program stops."""
         from multiprocessing.connection import wait
 
+        told: set[Any] = set()  # the dead processes that have been logged
         while not self.stopping.is_set():
             wait([process.sentinel for process in self.processes.values()], timeout=0.5)
             for number, process in list(self.processes.items()):
-                if process.exitcode is not None and not self.stopping.wait(RESPAWN_SECONDS):
+                if process.exitcode is None or self.stopping.wait(RESPAWN_SECONDS):
+                    continue
+                if process not in told:
                     log.warning("Worker %d died (exit code %d); another takes its place", number, process.exitcode)
-                    self.pipes[number].close()
+                self.pipes[number].close()
+                try:
                     self.spawn(number)
+                except (OSError, ValueError) as error:  # the latter if the program stops just now
+                    if process not in told and not self.stopping.is_set():
+                        log.warning("Worker %d cannot be started (%s); it is tried again and again", number, error)
+                told.add(process)
 
     def stop(self) -> None:
         """Let every worker stop as a single server does; kill what has not ended by then."""
@@ -1443,6 +1451,22 @@ class Workers:
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+@contextlib.contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Let signals wait for as long as this lasts, where the system can."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # as it unblocks the signals when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def work(number: int, listener: socket.socket, path: str, options: argparse.Namespace, pipe: Any) -> None:

@@ -14,13 +14,15 @@ import signal
 import socket
 import sqlite3
 import struct
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import PATIENCE_S, PROGRAM, Daemon, clean_environment, free_port, new_folder, run_program, wait_until
 
-from webserver_influx import DSN_VARIABLE, Destination, __version__, parse_arguments
+from webserver_influx import DSN_VARIABLE, RESPAWN_SECONDS, Destination, __version__, parse_arguments
 
 PASSWORD = "s3cret-word"
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) \S.*")
@@ -379,8 +381,8 @@ def test_no_pin_leaves_the_process_on_all_cpus(program):
 
 
 def worker_pids(web: Program) -> list[int]:
-    pid = web.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    lists = Path(f"/proc/{web.process.pid}/task").glob("*/children")  # of each thread
+    children = [child for list_ in lists for child in list_.read_text().split()]
     return [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
@@ -393,6 +395,35 @@ def test_workers_are_processes_that_count_together(program, influxd):
         web.get()
     assert web.stop() == 0
     assert influx.total() == 20
+
+
+@linux
+def test_ctrl_c_as_soon_as_workers_serve_is_told_by_no_traceback(program):
+    for _ in range(3):
+        web = program("--workers", "2", "--state", ":memory:")
+        os.killpg(web.process.pid, signal.SIGINT)  # as a terminal does
+        assert web.wait() == 0
+        assert len(web.log()) <= 2  # InfluxDB, and the last minute
+
+
+@linux
+def test_a_worker_that_cannot_be_started_is_tried_again(program):
+    import resource
+
+    web = program("--workers", "2", "--state", ":memory:")
+    first, second = worker_pids(web)
+    wait_until(lambda: any("cannot be reached" in line for line in web.log()))  # so that nothing else opens files
+    soft, hard = resource.prlimit(web.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(web.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: any("cannot be started" in line for line in web.log()), what="a line that says so")
+    time.sleep(2 * RESPAWN_SECONDS)  # for more of them, if it said so more than once
+    resource.prlimit(web.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    wait_until(lambda: len(worker_pids(web)) == 2, what="a new worker")
+    assert second in worker_pids(web)
+    web.get()
+    assert web.stop() == 0
+    assert sum("Worker" in line for line in web.log()) == 2
 
 
 @linux
