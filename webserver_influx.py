@@ -677,7 +677,8 @@ class Counter:
         64*n   uint64    cell n, from 1 to 255: the requests counted by worker n since the file was made
 
     The cells only ever grow, and each lies in a cache line of its own. A process holds a lock of the operating system
-    on each part that it owns: the program on the header, whoever counts on its cell. A kill releases it.
+    on each part that it owns: the program on the header, whoever counts on its cell. A kill releases it. The bytes that
+    are locked lie behind the file's end, since Windows lets nobody else read a byte that is locked.
     """
 
     MAGIC, VERSION = b"requests", 1
@@ -712,13 +713,14 @@ class Counter:
         """Lock parts of the file. The worker of a program that was killed may still be about to let go of its cell."""
         end = monotonic() + GRACE_SECONDS
         for part in parts:
-            while part is not None and not lock_byte(self.file, part * self.LINE):
+            while part is not None and not lock_byte(self.file, 2 * self.SIZE + part):
                 if part == 0 or monotonic() > end:
                     raise StartError(f"{self.path} is in use by another server; give this one a --state of its own.")
                 sleep(0.05)
 
     def open_map(self) -> mmap.mmap:
         """Check the file, and map it into memory."""
+        os.lseek(self.file, 0, os.SEEK_SET)
         content = os.read(self.file, self.SIZE + 1)
         if len(content) <= self.SIZE and not content.strip(b"\0"):
             self.initialize()
@@ -769,21 +771,19 @@ class Counter:
 
 
 def lock_byte(file: int, offset: int) -> bool:
-    """Lock a byte of a file for as long as this process lives or has it open; False if another process holds it."""
+    """Lock a byte of a file, which need not exist, until this process closes it; False if another process has it."""
     os.lseek(file, offset, os.SEEK_SET)
     try:
         if os.name == "posix":
             import fcntl
 
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0, os.SEEK_CUR)
         else:
             import msvcrt
 
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
     except OSError:
         return False
-    finally:
-        os.lseek(file, 0, os.SEEK_SET)
     return True
 
 

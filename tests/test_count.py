@@ -174,6 +174,17 @@ def test_a_part_of_the_counter_that_another_process_has_is_refused(tmp_path, at_
 
 
 @posix
+def test_what_is_locked_is_no_byte_that_anybody_reads(tmp_path, counter):
+    """On Windows, a byte that one process has locked cannot be read by another."""
+    script = """if True:
+        import fcntl, sys
+        with open(sys.argv[1], "r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, len(file.read()))
+    """
+    assert run_python(script, counter.path).returncode == 0
+
+
+@posix
 def test_a_cell_is_not_counted_in_before_the_worker_of_a_killed_program_let_go_of_it(tmp_path, open_counter):
     Counter(str(tmp_path / "count")).close()
     script = """if True:
