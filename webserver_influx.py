@@ -1128,6 +1128,7 @@ class Reporter(threading.Thread):
         self.stopping = threading.Event()
         self.recorded = monotonic()  # when the running interval began
         self.trouble = self.rejection = ""  # what was logged last
+        self.rejected = 0  # points, since the last was recorded
 
     def run(self) -> None:
         beat = monotonic() + self.interval
@@ -1151,8 +1152,12 @@ class Reporter(threading.Thread):
         """Do something, and log what goes wrong."""
         try:
             action(*arguments)
+        except sqlite3.ProgrammingError:
+            log.debug("The program did not wait any longer: its outbox is closed")
         except sqlite3.Error as error:
             self.log_trouble(f"{self.outbox.place} cannot be used ({error}); requests are still answered and counted")
+        except OSError as error:
+            self.log_trouble(f"The system lets no points be delivered ({error}). They wait in {self.outbox.place}.")
         except Exception as error:
             if self.log_trouble(f"A bug in this server: {error!r}"):
                 log.exception("It came from here:")
@@ -1162,9 +1167,15 @@ class Reporter(threading.Thread):
         number = self.outbox.record(time_ns())
         now = monotonic()
         seconds, self.recorded = now - self.recorded, now
+        self.rejected = 0
         deliver(*arguments)
         waiting = self.outbox.waiting()
-        fate = f"points waiting in {self.outbox.place}: {waiting}" if waiting else "delivered to InfluxDB"
+        if waiting:
+            fate = f"points waiting in {self.outbox.place}: {waiting}"
+        elif self.rejected:
+            fate = f"points that InfluxDB rejected: {self.rejected}"
+        else:
+            fate = "delivered to InfluxDB"
         log.info("%d requests in %.0f s, %.1f per second; %s", number, seconds, number / max(seconds, 0.001), fate)
 
     def deliver(self, until: float) -> None:
@@ -1188,20 +1199,18 @@ class Reporter(threading.Thread):
             self.influxdb.write(points)
         except Rejected as rejection:
             if len(points) == 1 or rejection.dropped == len(points):
-                self.set_aside(points, str(rejection))
+                self.outbox.set_aside(points, str(rejection))
+                self.rejected += len(points)
+                if str(rejection) != self.rejection:
+                    place = f"table rejected of {self.outbox.place}"
+                    log.warning("InfluxDB rejects points, now kept in %s: %s", place, rejection)
+                self.rejection = str(rejection)
             else:
                 middle = len(points) // 2
                 self.send(points[:middle])
                 self.send(points[middle:])
         else:
             self.outbox.remove(points)
-
-    def set_aside(self, points: list[Point], reason: str) -> None:
-        """Keep rejected points out of the way of the others."""
-        self.outbox.set_aside(points, reason)
-        if reason != self.rejection:
-            log.warning("InfluxDB rejects points, now kept in table rejected of %s: %s", self.outbox.place, reason)
-        self.rejection = reason
 
     def log_trouble(self, trouble: str) -> bool:
         """Log what is wrong, unless it was the last thing logged."""
@@ -1653,7 +1662,7 @@ def catch_signals() -> socket.socket:
 
 
 def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
-    """Serve until there is something to read from stop_asked. Raises StartError, OSError, sqlite3.Error."""
+    """Serve until there is something to read from stop_asked. Raises StartError, OSError."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.bind, options.port))
         count_file = f"{options.state}-count"
@@ -1661,13 +1670,17 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             count_file = ":memory:"
             if options.workers > 1:  # who share the count through a file
                 count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
-        counter = stack.enter_context(contextlib.closing(Counter(count_file, 1 if options.workers == 1 else None)))
         try:
-            outbox = stack.enter_context(contextlib.closing(Outbox(options.state, counter)))
-        except StartError:
-            counter.discard()
-            raise
-        recovered = outbox.recover(round(options.interval * 1e9), time_ns())
+            counter = stack.enter_context(contextlib.closing(Counter(count_file, 1 if options.workers == 1 else None)))
+            try:
+                outbox = stack.enter_context(contextlib.closing(Outbox(options.state, counter)))
+            except StartError:
+                counter.discard()
+                raise
+            recovered = outbox.recover(round(options.interval * 1e9), time_ns())
+        except (OSError, sqlite3.Error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StartError(f"{options.state}: {reason}; give another --state") from None
         if recovered:
             log.info("The server was killed when it ran last; %d requests it had counted are now in a point", recovered)
         reporter = Reporter(outbox, InfluxDB(options.destination, options.tags), options.interval)
@@ -1702,8 +1715,8 @@ def main(argv: Optional[list[str]] = None) -> int:
         run(options, catch_signals())
     except StartError as error:
         reason = str(error)
-    except (OSError, sqlite3.Error) as error:
-        reason = f"{options.state}: {getattr(error, 'strerror', error)}; give another --state"
+    except OSError as error:
+        reason = error.strerror or str(error)
     else:
         return 0
     print(f"webserver_influx.py: error: {reason}", file=sys.stderr)

@@ -34,7 +34,6 @@ TRACED = {
         Reporter.report,
         Reporter.deliver,
         Reporter.send,
-        Reporter.set_aside,
     )
 }
 INTERVAL = 1_000_000_000

@@ -592,6 +592,15 @@ def test_a_state_that_another_server_uses_is_one_line(program, state):
     assert web.get() == "Sum: 0"
 
 
+@linux
+def test_an_output_that_is_full_is_not_blamed_on_the_state_file(state):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, PROGRAM, "--state", state, "--port", "0"]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == "webserver_influx.py: error: No space left on device"
+
+
 # --- Ctrl-C
 
 

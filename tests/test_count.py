@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from time import time_ns
 
 import pytest
 from conftest import PATIENCE_S, PROJECT, clean_environment, run_program, wait_until
@@ -661,6 +662,20 @@ def test_each_interval_has_one_line_that_says_how_many_and_where_they_are(counte
 
 
 @pytest.mark.smoke
+def test_points_that_influxdb_rejected_are_not_said_to_be_delivered(counter, reporter, influxdb, caplog, monkeypatch):
+    def write(points):
+        raise Rejected("points beyond retention policy")
+
+    caplog.set_level(logging.INFO)
+    with monkeypatch.context() as rejecting:
+        rejecting.setattr(influxdb, "write", write)
+        a_round(reporter)
+    a_round(reporter)
+    fates = [record.getMessage().rpartition("; ")[2] for record in caplog.records if record.levelno == logging.INFO]
+    assert fates == ["points that InfluxDB rejected: 1", "delivered to InfluxDB"]
+
+
+@pytest.mark.smoke
 def test_a_locked_database_is_one_log_line(tmp_path, counter, outbox, reporter, influxdb, caplog):
     outbox.database.execute("PRAGMA busy_timeout = 10")
     with contextlib.closing(sqlite3.connect(tmp_path / "state", isolation_level=None)) as other:
@@ -675,6 +690,19 @@ def test_a_locked_database_is_one_log_line(tmp_path, counter, outbox, reporter, 
     a_round(reporter)
     assert [number for _, number in influxdb.points] == [13]
     assert len(warnings_in(caplog)) == 1
+
+
+@pytest.mark.smoke
+def test_a_system_that_has_no_file_left_is_one_log_line_and_no_bug(reporter, influxdb, caplog, monkeypatch):
+    def connect():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(influxdb, "connect", connect)
+    for _ in range(3):
+        a_round(reporter)
+    (line,) = warnings_in(caplog)
+    assert "Too many open files" in line
+    assert "bug" not in line
 
 
 @pytest.mark.smoke
@@ -815,6 +843,25 @@ def test_stopping_records_and_delivers_the_last_part_of_an_interval(counter, rep
     reporter.stop()
     assert not reporter.is_alive()
     assert [number for _, number in influxdb.points] == [9]
+
+
+@pytest.mark.smoke
+def test_a_delivery_that_the_program_does_not_wait_for_says_nothing(outbox, reporter, influxdb, caplog, monkeypatch):
+    def write_late(points):
+        writing.set()
+        closed.wait()
+
+    writing, closed = threading.Event(), threading.Event()
+    monkeypatch.setattr(webserver_influx, "DELIVERY_SECONDS", 0.1)
+    monkeypatch.setattr(influxdb, "write", write_late)
+    outbox.record(time_ns())
+    reporter.start()
+    assert writing.wait(60)
+    reporter.stop()
+    outbox.close()
+    closed.set()
+    reporter.join()
+    assert not warnings_in(caplog)
 
 
 # --- the data source name
