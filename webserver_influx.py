@@ -1544,53 +1544,6 @@ def tag(text: str) -> tuple[str, str]:
     return key, value
 
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--bind": {"metavar": "ADDRESS", "help": "the address to listen on (default: all, IPv4 and IPv6)"},
-    "--port": {
-        "metavar": "N",
-        "type": port_number,
-        "default": PORT,
-        "help": f"the port; 0 takes a free one (default: {PORT})",
-    },
-    "--influx": {
-        "metavar": "DSN",
-        "help": "where statistics go: [https+]influxdb://user:password@host:port/database (default: "
-        f"{DSN_VARIABLE} in the environment, where ps does not show a password; else database {DATABASE} of user "
-        f"{USER} at localhost:8086)",
-    },
-    "--interval": {
-        "metavar": "SECONDS",
-        "type": positive_seconds,
-        "default": INTERVAL_SECONDS,
-        "help": f"the time between two points (default: {INTERVAL_SECONDS:.0f})",
-    },
-    "--tag": {
-        "metavar": "KEY=VALUE",
-        "type": tag,
-        "action": "append",
-        "default": [],
-        "help": "a further tag of each point, so that servers can share a database; may be repeated (default: none)",
-    },
-    "--state": {
-        "metavar": "FILE",
-        "type": file_name,
-        "default": STATE_FILE,
-        "help": "where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file: "
-        f"what is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})",
-    },
-    "--workers": {
-        "metavar": "N",
-        "type": worker_count,
-        "default": 1,
-        "help": "processes, or auto: one for each CPU (default: 1)",
-    },
-    "--no-pin": {"action": "store_true", "help": "let the system place the program (default: a CPU a process)"},
-    "--access-log": {"action": "store_true", "help": "log each request, at the cost of speed (default: off)"},
-    "--verbose": {"action": "store_true", "help": "log what only a developer wants to know, too (default: off)"},
-    "--version": {"action": "version", "version": f"%(prog)s {__version__}"},
-}
-
-
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that does not repeat a password in what it says of bad usage."""
 
@@ -1607,8 +1560,26 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for name, settings in OPTIONS.items():
-        parser.add_argument(name, **settings)
+    add = parser.add_argument
+    add("--bind", metavar="ADDRESS", help="the address to listen on (default: all, IPv4 and IPv6)")
+    about = f"the port; 0 takes a free one (default: {PORT})"
+    add("--port", metavar="N", type=port_number, default=PORT, help=about)
+    about = f"""where statistics go: [https+]influxdb://user:password@host:port/database (default: {DSN_VARIABLE} in the
+        environment, where ps does not show a password; else database {DATABASE} of user {USER} at localhost:8086)"""
+    add("--influx", metavar="DSN", help=about)
+    about = f"the time between two points (default: {INTERVAL_SECONDS:.0f})"
+    add("--interval", metavar="SECONDS", type=positive_seconds, default=INTERVAL_SECONDS, help=about)
+    about = "a further tag of each point, so that servers can share a database; may be repeated (default: none)"
+    add("--tag", metavar="KEY=VALUE", type=tag, action="append", default=[], help=about)
+    about = f"""where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file: what
+        is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})"""
+    add("--state", metavar="FILE", type=file_name, default=STATE_FILE, help=about)
+    about = "processes, or auto: one for each CPU (default: 1)"
+    add("--workers", metavar="N", type=worker_count, default=1, help=about)
+    add("--no-pin", action="store_true", help="let the system place the program (default: a CPU a process)")
+    add("--access-log", action="store_true", help="log each request, at the cost of speed (default: off)")
+    add("--verbose", action="store_true", help="log what only a developer wants to know, too (default: off)")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(argv)
     options.tags = dict(options.tag)
     if len(options.tags) != len(options.tag):
