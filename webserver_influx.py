@@ -183,7 +183,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
     # Browsers send visible characters that RFC 3986 would encode, but never a fragment.
     if not (target.isascii() and target.isprintable()) or "#" in target:
         raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
-    if not target.startswith("/") and not is_other_target(f"{method} {target}"):
+    if target[:1] != "/" and not is_other_target(f"{method} {target}"):
         raise RequestError(400, "The request-target is not a path or an absolute URI.")
     return head, method, target.partition("?")[2], fields, rest
 
