@@ -33,7 +33,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from _thread import start_new_thread
+from _thread import get_ident, start_new_thread
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -73,6 +73,7 @@ SEND_SECONDS = 30.0  # for a client that does not read its reply
 LINGER_SECONDS = 5.0  # to read on after a refusal; nginx's lingering_timeout
 
 RETRY_SECONDS = 0.1  # between two tries to accept a connection, where that fails
+SHORT_BYTES = 1024  # a reply that a connection's buffer takes at once, whatever its client does
 REQUEST_BYTES = 2 * 1024  # room that a connection holds while it waits for a request: for that of a browser
 RECEIVE_BYTES = 64 * 1024  # for the rest of a longer one
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
@@ -450,6 +451,7 @@ GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 yield_turn = os.sched_yield if GIL and hasattr(os, "sched_yield") else lambda: None
 
 HANDS_OPTIONS_ON = sys.platform == "linux"  # a listening socket, to the connections it accepts
+AT_ONCE = GIL and getattr(socket, "MSG_DONTWAIT", 0)  # to receive only what has come; Windows has no such flag
 TIMED_OUT = (BlockingIOError, socket.timeout)  # what a receive raises when SO_RCVTIMEO or settimeout() is over
 
 
@@ -517,7 +519,8 @@ class SumHandler(BaseHTTPRequestHandler):
         """Answer requests until one of the two sides ends the connection."""
         server, receive, increment = self.server, self.request.recv, self.server.counter.increment
         answer_for, do_other = self.methods.get, SumHandler.do_other
-        while buffer := receive(REQUEST_BYTES):
+        buffer, first = self.receive_first(), True
+        while buffer:
             while buffer:
                 head = take_head(buffer) or self.receive_head(buffer)
                 self.head, self.method, self.query, fields, buffer = head
@@ -534,12 +537,18 @@ class SumHandler(BaseHTTPRequestHandler):
                         raise
                     self.due += self.reply(refusal.status, str(refusal))
                 if self.connection is CLOSE:
+                    if len(self.due) > SHORT_BYTES:
+                        server.hand_on()
                     self.send_due()
                     if buffer or server.stopping:  # a client that knows nothing of the end may send more
                         self.linger()
                     return
+            if first:
+                server.hand_on()
+                first = False
             self.send_due()
             yield_turn()
+            buffer = receive(REQUEST_BYTES)
 
     def do_GET(self) -> str:
         return sum_text(query_values(self.query))
@@ -571,6 +580,14 @@ class SumHandler(BaseHTTPRequestHandler):
         """Send the replies that are due, in one piece."""
         self.request.sendall(self.due.encode())
         self.due = ""
+
+    def receive_first(self) -> bytes:
+        """Receive what a client sends first; which has often come with the connection."""
+        if AT_ONCE:
+            with contextlib.suppress(BlockingIOError):
+                return self.request.recv(REQUEST_BYTES, AT_ONCE)
+        self.server.hand_on()
+        return self.request.recv(REQUEST_BYTES)
 
     def receive_head(self, buffer: bytes) -> Head:
         """Receive the rest of a head."""
@@ -609,6 +626,7 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def receive_more(self, part: str) -> bytes:
         """Send what is due, then wait for more of a part of a request, until the deadline."""
+        self.server.hand_on()
         if self.due:
             self.send_due()
         try:
@@ -633,6 +651,7 @@ class SumHandler(BaseHTTPRequestHandler):
         if not self.deadline:  # what could not be read is a head
             self.head = self.method = "-"
         self.connection = CLOSE
+        self.server.hand_on()
         self.due += self.reply(refusal.status, str(refusal))
         self.send_due()
         self.linger()
@@ -1228,7 +1247,9 @@ class Reporter(threading.Thread):
 class SumServer(ThreadingHTTPServer):
     """Accepts connections in threads, each of which serves the connection that it accepts, and then accepts the next.
 
-    No connection is handed from one thread to another: a thread that has accepted one sees to it that another waits.
+    One of them at a time accepts. It hands that on to another before it waits for its client, so it answers a request
+    that came with its connection first. Where each request has a connection of its own, one thread then serves them
+    all, and no other has to be woken.
     """
 
     def __init__(
@@ -1245,6 +1266,8 @@ class SumServer(ThreadingHTTPServer):
         # Single operations of a set and of a list need no lock.
         self.handlers: set[SumHandler] = set()  # of the open connections
         self.idle: list[None] = []  # an item for each thread that waits for a connection
+        self.accepting = threading.Lock()  # guards the listening socket; held by the thread that may accept from it
+        self.acceptor = 0  # the identity of that thread
         self.threads, self.limit = 0, connection_limit()
         self.lock = threading.Lock()  # guards `threads`
         self.crowded = False  # whether it has been logged
@@ -1270,6 +1293,9 @@ class SumServer(ThreadingHTTPServer):
         try:
             while not self.stopping:
                 self.idle.append(None)
+                if self.acceptor != get_ident():
+                    self.accepting.acquire()
+                    self.acceptor = get_ident()
                 try:
                     request, client_address = self.get_request()
                 except OSError as error:
@@ -1277,19 +1303,26 @@ class SumServer(ThreadingHTTPServer):
                     continue
                 finally:
                     self.idle.pop()
-                if not self.idle:
-                    self.start_thread()
                 self.process_request_thread(request, client_address or ("?", 0))  # macOS knows no address of some
         finally:
+            self.hand_on()
             with self.lock:
                 self.threads -= 1
+
+    def hand_on(self) -> None:
+        """Let another thread accept, if that is up to this one now."""
+        if self.acceptor == get_ident():
+            self.acceptor = 0
+            self.accepting.release()
+            if not self.idle and not self.stopping:
+                self.start_thread()
 
     def shutdown_request(self, request: socket.socket) -> None:
         request.close()  # which also tells the client, without another system call
 
     def pause(self, error: OSError) -> None:
         """Wait a little after an error that does not go away by asking again, such as too many open files."""
-        if not isinstance(error, (BlockingIOError, ConnectionError)):
+        if not (self.stopping or isinstance(error, (BlockingIOError, ConnectionError))):
             sleep(RETRY_SECONDS)
             if not self.stopping and error.errno != errno.EINVAL:  # as then another worker has shut the socket down
                 self.log_crowd(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
@@ -1571,8 +1604,8 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
     add("--interval", metavar="SECONDS", type=positive_seconds, default=INTERVAL_SECONDS, help=about)
     about = "a further tag of each point, so that servers can share a database; may be repeated (default: none)"
     add("--tag", metavar="KEY=VALUE", type=tag, action="append", default=[], help=about)
-    about = f"""where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file: what
-        is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})"""
+    about = f"""where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file:
+        what is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})"""
     add("--state", metavar="FILE", type=file_name, default=STATE_FILE, help=about)
     about = "processes, or auto: one for each CPU (default: 1)"
     add("--workers", metavar="N", type=worker_count, default=1, help=about)

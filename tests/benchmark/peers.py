@@ -345,6 +345,7 @@ def floor(port):
     reply = f"HTTP/1.1 200 OK\r\nContent-Type: {TEXT}\r\nContent-Length: 8\r\n\r\nSum: 6.0".encode()
 
     def handle(self):
+        self.server.hand_on()
         with contextlib.suppress(OSError):
             ours.yield_turn()
             while self.request.recv(ours.REQUEST_BYTES):
