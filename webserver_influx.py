@@ -63,7 +63,7 @@ REQUEST_LINE_BYTES = 8 * 1024  # RFC 9112 §3 asks for 8,000 at least
 HEAD_BYTES = 64 * 1024  # request line and field section; eight times what Apache takes for one field
 FIELD_LINES = 100  # as Apache, and Python's http.client
 BODY_BYTES = 1024 * 1024  # nginx's client_max_body_size
-CHUNK_LINE_BYTES = 1024  # a chunk size takes 5 digits here; the rest is for extensions that nobody sends
+CHUNK_LINE_BYTES = 1024  # a chunk size takes 6 digits here; the rest is for extensions that nobody sends
 JSON_NESTING = 100  # arrays and objects; a thread's stack holds ten times as many
 
 HEAD_SECONDS = 10.0  # from a head's first byte to its last
@@ -73,16 +73,16 @@ SEND_SECONDS = 30.0  # for a client that does not read its reply
 LINGER_SECONDS = 5.0  # to read on after a refusal; nginx's lingering_timeout
 
 RETRY_SECONDS = 0.1  # between two tries to accept a connection, where that fails
-SHORT_BYTES = 1024  # a reply that a connection's buffer takes at once, whatever its client does
 REQUEST_BYTES = 2 * 1024  # room that a connection holds while it waits for a request: for that of a browser
 RECEIVE_BYTES = 64 * 1024  # for the rest of a longer one
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
 CONNECTIONS = 16_384  # threads, one for each; more connections wait in the backlog
 SWITCH_SECONDS = 1.0  # until a thread asks for the GIL; after Python's 0.005, thousands that wait do nothing but ask
 STACK_BYTES = 256 * 1024  # address space for a connection's thread, so that a 32-bit system holds thousands
-REMEMBERED = 256  # field sections, and field lines: 16 MiB of each if all are as long as they may be
+REMEMBERED = 256  # field sections, and field lines; 16 MiB of each at worst, and as much again of what they mean
 
 GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; with the delivery it stays below Docker's 10 s
+#                     at a start, for the workers of a killed program to let go of their cells
 DELIVERY_SECONDS = 5.0  # at shutdown, for the last points
 INFLUXDB_SECONDS = 5.0  # for InfluxDB to accept a connection, and to send each part of an answer
 BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
@@ -106,13 +106,13 @@ FIELD_LINE = TOKEN + ":" + FIELD_VALUE
 # RFC 9110 §5.6.4   quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
 QUOTED_STRING = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 
-# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. In brackets, check_host() sees to it.
+# RFC 3986 §3.2     uri-host [ ":" port ]; the empty host is one, too. What a Host has in brackets, check_host() reads.
 REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
 AUTHORITY = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + r")(?::[0-9]*)?"
 
 # RFC 9112 §3.2     method SP request-target where that is no origin-form: absolute-form, asterisk-form, authority-form;
 #                   the last two go with one method each
-is_other_target = re.compile(rf".+ [A-Za-z][A-Za-z0-9+\-.]*://.*|OPTIONS \*|CONNECT {AUTHORITY}").fullmatch
+is_other_target = re.compile(rf".+ [A-Za-z][A-Za-z0-9+\-.]*://.*|OPTIONS \*|CONNECT (?=.){AUTHORITY}").fullmatch
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
 match_version = re.compile(r"HTTP/([0-9])\.([0-9])").fullmatch
@@ -213,7 +213,7 @@ remember = lru_cache(REMEMBERED)
 
 @remember
 def read_fields(version_and_fields: str) -> Fields:
-    """Read all of a head that follows the request-target, the last CRLF left out (RFC 9112 §2.3, §5)."""
+    """Read all of a head that follows the request-target, without the CRLFs that end it (RFC 9112 §2.3, §5)."""
     version, *lines = version_and_fields.split("\r\n")
     match = match_version(version)
     if not match:
@@ -361,6 +361,7 @@ def refuse_constant(name: str) -> None:
 # An object becomes a tuple, so that it can be told from an array and a name given twice counts twice. A number becomes
 # a float without being an int first, which would take a time that grows with the square of its digits.
 JSON = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float, parse_constant=refuse_constant)
+JSON_SPACE = " \t\r\n"
 JSON_STRING = re.compile(r'"[^"]*"?')
 JSON_BRACKET = re.compile(r"[\[\]{}]")
 
@@ -368,22 +369,23 @@ JSON_BRACKET = re.compile(r"[\[\]{}]")
 def json_values(body: bytes) -> list[Any]:
     """The numbers and strings among the values of a JSON object (RFC 8259). Raises RequestError if the body is none."""
     try:
-        text = body.decode().strip(" \t\r\n")
+        text = body.decode()
     except UnicodeDecodeError:
         raise RequestError(400, "The body is not UTF-8.") from None
-    if not text:
+    start, end = len(text) - len(text.lstrip(JSON_SPACE)), len(text.rstrip(JSON_SPACE))
+    if not end:
         raise RequestError(400, "The body is empty; a JSON object is expected.")
     if text.count("[") + text.count("{") > JSON_NESTING and json_nesting(text) > JSON_NESTING:
         raise RequestError(400, f"The JSON text is nested deeper than {JSON_NESTING} levels.")
     try:
-        document, end = JSON.raw_decode(text)
+        document, after = JSON.raw_decode(text, start)
     except ValueError as error:
         raise RequestError(400, f"The body is not JSON: {error}.") from None
-    if end < len(text):
-        raise RequestError(400, f"The body is not JSON: something follows the value (char {end}).")
+    if after < end:
+        raise RequestError(400, f"The body is not JSON: something follows the value (char {after}).")
     if type(document) is not tuple:
         raise RequestError(400, "The JSON text is not an object.")
-    return [value for _, value in document if type(value) is float or type(value) is str]
+    return [value for _, value in document if type(value) in (float, str)]
 
 
 def json_nesting(text: str) -> int:
@@ -425,7 +427,7 @@ def exact_sum(values: list[float]) -> float:
     """The sum of floats, rounded once; an infinity if it is past the range of a float."""
     try:
         return fsum(values)
-    except OverflowError:  # of what a part of them adds up to
+    except OverflowError:  # of a part of the sum; the whole may be in range
         unit = 2**1074  # of which every float is a multiple
     whole = sum(numerator * (unit // denominator) for numerator, denominator in map(float.as_integer_ratio, values))
     try:
@@ -434,16 +436,13 @@ def exact_sum(values: list[float]) -> float:
         return inf if whole > 0 else -inf
 
 
-# ------------------------------------------------------------------------------------------------ Reply
+# ---------------------------------------------------------------------------------------------- Handler
 
 STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 STATUS_LINE[405] += f"Allow: {', '.join(METHODS)}\r\n"  # RFC 9110 §15.5.6
 DATE_AND_TYPE = "Date: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"  # fields that change once a second or never
 INTERIM = "HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
-
-
-# ---------------------------------------------------------------------------------------------- Handler
 
 GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 # With the GIL one thread runs at a time. A thread that offers the CPU before it waits lets the other connections that
@@ -452,7 +451,7 @@ yield_turn = os.sched_yield if GIL and hasattr(os, "sched_yield") else lambda: N
 
 HANDS_OPTIONS_ON = sys.platform == "linux"  # a listening socket, to the connections it accepts
 AT_ONCE = GIL and getattr(socket, "MSG_DONTWAIT", 0)  # to receive only what has come; Windows has no such flag
-TIMED_OUT = (BlockingIOError, socket.timeout)  # what a receive raises when SO_RCVTIMEO or settimeout() is over
+TIMED_OUT = (BlockingIOError, socket.timeout)  # what a receive or a send raises when its time is over
 
 
 def timeval_layout() -> str:
@@ -490,16 +489,16 @@ class SumHandler(BaseHTTPRequestHandler):
     while a request is still being received closes the connection, because nobody knows where the next one begins.
     """
 
-    due = ""  # replies to send
     body = b""  # of the current request, where that is a POST
     deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
-    head = method = "-"  # of the current request, where it has one
-    connection: Any = CLOSE  # what the reply says of it
+    head = method = "-"  # of the current request; "-" where there is none
+    connection_field = CLOSE  # of the reply
 
     def setup(self) -> None:
         if not HANDS_OPTIONS_ON:
             configure(self.request)
         self.server.handlers.add(self)
+        self.due: list[str] = []  # replies to send
 
     def handle(self) -> None:
         try:
@@ -522,23 +521,22 @@ class SumHandler(BaseHTTPRequestHandler):
         buffer, first = self.receive_first(), True
         while buffer:
             while buffer:
-                head = take_head(buffer) or self.receive_head(buffer)
-                self.head, self.method, self.query, fields, buffer = head
-                self.connection, body_length, expectation, self.media_type = fields
+                self.head, self.method, self.query, fields, buffer = take_head(buffer) or self.receive_head(buffer)
+                self.connection_field, body_length, expectation, self.media_type = fields
                 increment()
                 try:
                     if body_length or expectation:
                         buffer = self.receive_body(body_length, expectation, buffer)
                     if server.stopping:
-                        self.connection = CLOSE
-                    self.due += self.reply(200, answer_for(self.method, do_other)(self))
+                        self.connection_field = CLOSE
+                    self.due.append(self.reply(200, answer_for(self.method, do_other)(self)))
                 except RequestError as refusal:
                     if self.deadline:
                         raise
-                    self.due += self.reply(refusal.status, str(refusal))
-                if self.connection is CLOSE:
-                    if len(self.due) > SHORT_BYTES:
-                        server.hand_on()
+                    self.due.append(self.reply(refusal.status, str(refusal)))
+                if self.connection_field is CLOSE:
+                    if len(self.due) > 1:
+                        server.hand_on()  # as a connection may not take at once what is more than a few hundred bytes
                     self.send_due()
                     if buffer or server.stopping:  # a client that knows nothing of the end may send more
                         self.linger()
@@ -564,22 +562,21 @@ class SumHandler(BaseHTTPRequestHandler):
     def do_other(self) -> str:
         raise RequestError(405, "The methods of this server are GET, HEAD and POST.")
 
+    # Bound here: a look-up by name for each request would cost more.
     methods = {"GET": do_GET, "HEAD": do_HEAD, "POST": do_POST}
 
     def reply(self, status: int, text: str) -> str:
         """The reply to the current request, whose content is plain text in ASCII (RFC 9112 §4)."""
-        reply = (
-            f"{STATUS_LINE[status]}{self.server.date_and_type}{self.connection}"
-            f"Content-Length: {len(text)}\r\n"
-            "\r\n"
-            f"{text}"
+        content = "" if self.method == "HEAD" else text
+        return (
+            f"{STATUS_LINE[status]}{self.server.date_and_type}{self.connection_field}"
+            f"Content-Length: {len(text)}\r\n\r\n{content}"
         )
-        return reply[: len(reply) - len(text)] if self.method == "HEAD" else reply
 
     def send_due(self) -> None:
         """Send the replies that are due, in one piece."""
-        self.request.sendall(self.due.encode())
-        self.due = ""
+        self.request.sendall("".join(self.due).encode())
+        self.due.clear()
 
     def receive_first(self) -> bytes:
         """Receive what a client sends first; which has often come with the connection."""
@@ -593,12 +590,11 @@ class SumHandler(BaseHTTPRequestHandler):
         """Receive the rest of a head."""
         self.head = self.method = "-"
         self.deadline = monotonic() + HEAD_SECONDS
-        head = None
-        while not head:
+        while True:
             buffer += self.receive_more("head")
-            head = take_head(buffer)
-        self.deadline = None
-        return head
+            if head := take_head(buffer):
+                self.deadline = None
+                return head
 
     def receive_body(self, length: int, expectation: str, buffer: bytes) -> bytes:
         """Receive the current request's body into `body`; return what came behind it (RFC 9112 §6)."""
@@ -609,7 +605,7 @@ class SumHandler(BaseHTTPRequestHandler):
         if length > BODY_BYTES:
             raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
         if expectation and not buffer:
-            self.due += INTERIM
+            self.due.append(INTERIM)
         if length == CHUNKED:
             body, rest = decode_chunks(buffer, partial(self.receive_more, "body"))
         else:
@@ -622,7 +618,7 @@ class SumHandler(BaseHTTPRequestHandler):
         self.deadline = None
         if self.method == "POST":
             self.body = body
-        return rest
+        return rest if rest != b"\r\n" else b""  # some clients end a body so; no request begins with that alone
 
     def receive_more(self, part: str) -> bytes:
         """Send what is due, then wait for more of a part of a request, until the deadline."""
@@ -650,9 +646,9 @@ class SumHandler(BaseHTTPRequestHandler):
         """Send a reply after which the connection is closed."""
         if not self.deadline:  # what could not be read is a head
             self.head = self.method = "-"
-        self.connection = CLOSE
+        self.connection_field = CLOSE
         self.server.hand_on()
-        self.due += self.reply(refusal.status, str(refusal))
+        self.due.append(self.reply(refusal.status, str(refusal)))
         self.send_due()
         self.linger()
 
@@ -702,6 +698,7 @@ class Counter:
 
     MAGIC, VERSION = b"requests", 1
     SIZE, LINE = 16 * 1024, 64
+    STEP = LINE // 8  # from one cell to the next, in numbers
     HEADER = struct.Struct("=8sQ16s")
 
     def __init__(self, path: str, cell: Optional[int] = 1, *, header: bool = True) -> None:
@@ -725,7 +722,7 @@ class Counter:
                 on_error.pop_all()
         self.identity = self.map[16:32]
         self.cells = memoryview(self.map).cast("Q")
-        first = (cell or 0) * self.LINE // 8
+        first = (cell or 0) * self.STEP
         self.cell = self.cells[first : first + bool(cell)]
 
     def own(self, *parts: Optional[int]) -> None:
@@ -748,7 +745,7 @@ class Counter:
         elif self.HEADER.unpack_from(content)[1] != self.VERSION:
             raise StartError(f"{self.path} is of another version or another kind of machine; give another --state.")
         elif len(content) != self.SIZE:
-            raise StartError(f"{self.path} is truncated; restore it, or move it away together with the state file.")
+            raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away.")
         return mmap.mmap(self.file, self.SIZE)
 
     def initialize(self) -> None:
@@ -774,8 +771,7 @@ class Counter:
 
     def total(self) -> int:
         """All requests counted, by all workers, since the file was made."""
-        step = self.LINE // 8
-        return sum(self.cells[step::step])
+        return sum(self.cells[self.STEP :: self.STEP])
 
     def flush(self) -> None:
         """Make the count outlive a power loss: msync()."""
@@ -1007,7 +1003,7 @@ class Rejected(Exception):
 
 
 class InfluxDB:
-    """The database that the points go to, through an `InfluxDBClient` that never waits for ever."""
+    """The database that the points go to, through an `InfluxDBClient` whose every wait is bounded."""
 
     def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
         """tags are those of each point, beside `request=GETs_per_minute`."""
@@ -1161,6 +1157,8 @@ class Reporter(threading.Thread):
     def stop(self) -> None:
         """Record the last, partial interval, and let the thread deliver what waits for DELIVERY_SECONDS at most."""
         self.attempt(self.report, self.finish)
+        if not self.stopping.is_set():  # as nothing could be recorded
+            self.finish()
 
     def finish(self) -> None:
         """Make the thread deliver a last time, and wait for it."""
@@ -1286,7 +1284,7 @@ class SumServer(ThreadingHTTPServer):
                 start_new_thread(self.serve_connections, ())  # a threading.Thread takes 9 KB more for each
                 self.threads += 1
             except RuntimeError as error:
-                self.log_crowd(f"{error}; new connections wait in the listen backlog")
+                self.log_crowd(str(error))
 
     def serve_connections(self) -> None:
         """The life of a thread."""
@@ -1325,7 +1323,7 @@ class SumServer(ThreadingHTTPServer):
         if not (self.stopping or isinstance(error, (BlockingIOError, ConnectionError))):
             sleep(RETRY_SECONDS)
             if not self.stopping and error.errno != errno.EINVAL:  # as then another worker has shut the socket down
-                self.log_crowd(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
+                self.log_crowd(f"No connection can be accepted now ({error})")
 
     def keep_date(self) -> None:
         """At the beginning of each second renew the date, and start the thread that could not be started before."""
@@ -1339,10 +1337,10 @@ class SumServer(ThreadingHTTPServer):
         """Make the Date field of the replies (RFC 9110 §5.6.7), which is the same for a whole second."""
         self.date_and_type = DATE_AND_TYPE % formatdate(time(), usegmt=True)
 
-    def log_crowd(self, message: str) -> None:
-        """Log that connections have to wait, once."""
+    def log_crowd(self, reason: str) -> None:
+        """Log why connections have to wait, once."""
         if not self.crowded:
-            log.warning(message)
+            log.warning("%s; new connections wait in the listen backlog", reason)
         self.crowded = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -1396,6 +1394,11 @@ def connection_limit() -> int:
     return CONNECTIONS
 
 
+def reason_of(error: Exception) -> str:
+    """What an error says, without its number and the file."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def listen(address: Optional[str], port: int) -> socket.socket:
     """Make the listening socket, on one address or, where that is None, on all of IPv4 and IPv6. Raises StartError."""
     try:
@@ -1406,7 +1409,7 @@ def listen(address: Optional[str], port: int) -> socket.socket:
             family, _, _, _, sockaddr = resolved[0]
             listener = socket.create_server(sockaddr, family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:  # the latter of a name that is none
-        reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
+        reason = reason_of(error).partition(" (while")[0]
         where = f"{address or 'any address'}, port {port}"
         raise StartError(f"cannot listen on {where}: {reason}; give another --port or --bind") from None
     if HANDS_OPTIONS_ON:
@@ -1415,7 +1418,7 @@ def listen(address: Optional[str], port: int) -> socket.socket:
 
 
 def pin(slot: int) -> None:
-    """Keep this process on one CPU, so that handing the GIL from one thread to the next costs next to nothing.
+    """Keep this thread and those it starts on one CPU, so that handing the GIL to the next costs next to nothing.
 
     `SCHED_BATCH` keeps a thread that wakes from pushing aside the one that has the GIL. Both are Linux's; where they
     are missing or forbidden, the scheduler does as it likes. Slots share the CPUs evenly.
@@ -1464,21 +1467,21 @@ class Workers:
         """Start a new worker for each that dies, until the program stops."""
         from multiprocessing.connection import wait
 
-        told: set[Any] = set()  # the dead processes that have been logged
+        told: set[int] = set()  # the pids of the dead that have been logged
         while not self.stopping.is_set():
             wait([process.sentinel for process in self.processes.values()], timeout=0.5)
             for number, process in list(self.processes.items()):
                 if process.exitcode is None or self.stopping.wait(RESPAWN_SECONDS):
                     continue
-                if process not in told:
+                if process.pid not in told:
                     log.warning("Worker %d died (exit code %d); another takes its place", number, process.exitcode)
                 self.pipes[number].close()
                 try:
                     self.spawn(number)
                 except (OSError, ValueError) as error:  # the latter if the program stops just now
-                    if process not in told and not self.stopping.is_set():
+                    if process.pid not in told and not self.stopping.is_set():
                         log.warning("Worker %d cannot be started (%s); it is tried again and again", number, error)
-                told.add(process)
+                told.add(process.pid)
 
     def stop(self) -> None:
         """Let every worker stop as a single server does; kill what has not ended by then."""
@@ -1540,10 +1543,14 @@ examples:
 """
 
 
-def port_number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
+def whole_number(text: str, low: int, high: int, more: str = "") -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}{more}")
     return int(text)
+
+
+def port_number(text: str) -> int:
+    return whole_number(text, 0, 65535)
 
 
 def positive_seconds(text: str) -> float:
@@ -1563,9 +1570,7 @@ def worker_count(text: str) -> int:
     if text == "auto":
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return min(cpus or 1, WORKERS)
-    if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= WORKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {WORKERS}, or auto")
-    return int(text)
+    return whole_number(text, 1, WORKERS, ", or auto")
 
 
 def tag(text: str) -> tuple[str, str]:
@@ -1581,7 +1586,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that does not repeat a password in what it says of bad usage."""
 
     def error(self, message: str) -> Any:
-        super().error(re.sub(r"influxdb://\S*", "influxdb://…", message))
+        super().error(re.sub(r"(?s)influxdb://.*", "influxdb://…", message))
 
 
 def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
@@ -1628,10 +1633,9 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
 
 
 def configure_logging(options: argparse.Namespace) -> None:
-    """Log to standard error, the times in those of the machine."""
-    level = logging.DEBUG if options.verbose else logging.INFO
+    """Log to standard error, in local time."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-    log.setLevel(level)
+    log.setLevel(logging.DEBUG if options.verbose else logging.INFO)
 
 
 def make_server(listener: socket.socket, counter: Counter, options: argparse.Namespace, worker: int) -> SumServer:
@@ -1672,7 +1676,7 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
         count_file = f"{options.state}-count"
         if options.state == ":memory:":
             count_file = ":memory:"
-            if options.workers > 1:  # who share the count through a file
+            if options.workers > 1:  # which share the count through a file
                 count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
         try:
             counter = stack.enter_context(contextlib.closing(Counter(count_file, 1 if options.workers == 1 else None)))
@@ -1683,8 +1687,7 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
                 raise
             recovered = outbox.recover(round(options.interval * 1e9), time_ns())
         except (OSError, sqlite3.Error) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise StartError(f"{options.state}: {reason}; give another --state") from None
+            raise StartError(f"{options.state}: {reason_of(error)}; give another --state") from None
         if recovered:
             log.info("The server was killed when it ran last; %d requests it had counted are now in a point", recovered)
         reporter = Reporter(outbox, InfluxDB(options.destination, options.tags), options.interval)
@@ -1720,7 +1723,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     except StartError as error:
         reason = str(error)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = reason_of(error)
     else:
         return 0
     print(f"webserver_influx.py: error: {reason}", file=sys.stderr)

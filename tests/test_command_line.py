@@ -407,6 +407,21 @@ def test_ctrl_c_as_soon_as_workers_serve_is_told_by_no_traceback(program):
 
 
 @linux
+def test_workers_that_die_leave_no_file_open(program):
+    def open_files() -> int:
+        return len(os.listdir(f"/proc/{web.process.pid}/fd"))
+
+    web = program("--workers", "2", "--state", ":memory:")
+    wait_until(lambda: any("cannot be reached" in line for line in web.log()))  # so that nothing else opens files
+    before = open_files()
+    for _ in range(2):
+        pids = worker_pids(web)
+        os.kill(pids[0], signal.SIGKILL)
+        wait_until(lambda pids=pids: len(set(worker_pids(web)) - set(pids[:1])) == 2)
+    wait_until(lambda: open_files() <= before, what=f"{before} open files")
+
+
+@linux
 def test_a_worker_that_cannot_be_started_is_tried_again(program):
     import resource
 
@@ -508,6 +523,7 @@ def test_a_malformed_dsn_is_refused_without_a_word_of_it(dsn, misuse):
 @pytest.mark.parametrize("before", [["--inlux"], ["-influx"], []])
 def test_a_dsn_behind_a_misspelt_option_is_not_printed(before, misuse):
     misuse(*before, f"influxdb://user:{PASSWORD}@host/db")
+    misuse(*before, f"influxdb://user:a {PASSWORD}@host/db")
 
 
 def test_a_password_with_a_slash_in_it_is_not_taken_for_a_database(misuse):

@@ -864,6 +864,20 @@ def test_a_delivery_that_the_program_does_not_wait_for_says_nothing(outbox, repo
     assert not warnings_in(caplog)
 
 
+@pytest.mark.smoke
+def test_an_end_at_which_nothing_can_be_recorded_delivers_what_waits(outbox, reporter, influxdb, caplog, monkeypatch):
+    def record(now):
+        raise sqlite3.OperationalError("database is locked")
+
+    reporter.start()
+    wait_until(reporter.is_alive)
+    outbox.record(time_ns())
+    monkeypatch.setattr(outbox, "record", record)
+    reporter.stop()
+    assert not reporter.is_alive()
+    assert len(influxdb.points) == 1
+
+
 # --- the data source name
 
 SECRET = "hunter2"

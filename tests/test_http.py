@@ -267,6 +267,13 @@ def test_deep_json_does_not_kill_the_server(web, text):
     assert web.get().text == "Sum: 0"
 
 
+@pytest.mark.parametrize(
+    ("body", "place"), [(b'\n\n {"a": }', "line 3 column 8 (char 9)"), (b' {"a": 1} x ', "(char 9)")]
+)
+def test_what_is_wrong_in_json_is_told_with_its_place(web, body, place):
+    assert texts(web.raw(post(body, "Connection: close")))[0].endswith(f"{place}.")
+
+
 def test_json_may_be_nested_a_hundred_deep(web):
     text = '{"b": 3, "a": ' + "[" * 99 + "]" * 99 + "}"
     assert web.request("POST", "/", text, {"Content-Type": "application/json"}).text == "Sum: 3.0"
@@ -635,6 +642,13 @@ def test_a_connection_that_is_older_than_the_server_is_closed_when_idle_too(monk
         assert receive(connection) == b""
 
 
+def test_an_empty_line_behind_a_body_is_the_end_of_that_request_not_the_beginning_of_one(local):
+    web = local(HEAD_SECONDS=0.1, IDLE_SECONDS=0.3)
+    assert texts(web.raw(post(b'{"a": 3}') + b"\r\n")) == ["Sum: 3.0"]
+    request = post(b'{"a": 3}') + b"\r\n" + message("GET /?a=4", "Connection: close")
+    assert texts(web.raw(request)) == ["Sum: 3.0", "Sum: 4.0"]
+
+
 def test_a_refusal_ends_though_the_client_stays(local):
     web = local(LINGER_SECONDS=0.2)
     with web.connect() as connection:
@@ -730,6 +744,25 @@ def test_connections_past_the_limit_wait_and_are_then_served(local, caplog):
         for other in others:
             other.settimeout(PATIENCE_S)
             assert texts(receive(other)) == ["Sum: 3.0"]
+
+
+@pytest.mark.parametrize("last", [message("GET /", "Connection: close"), b"GARBAGE\r\n\r\n", message("GET /")])
+def test_a_client_that_does_not_read_holds_up_nobody(monkeypatch, last):
+    def send_late(handler):
+        if len(handler.due) > 1:
+            sending.set()
+            go_on.wait()
+        send_due(handler)
+
+    sending, go_on, send_due = threading.Event(), threading.Event(), SumHandler.send_due
+    monkeypatch.setattr(SumHandler, "send_due", send_late)
+    listener = listen("127.0.0.1", 0)
+    with socket.create_connection(listener.getsockname()) as deaf:
+        deaf.sendall(message("GET /") * 2 + last)  # so that it has come when the connection is accepted
+        with contextlib.closing(Local(listener)) as web, web.connect() as other, contextlib.ExitStack() as at_end:
+            at_end.callback(go_on.set)
+            assert sending.wait(PATIENCE_S)
+            assert texts(exchange(other, message("GET /?a=3"), until=b"Sum: 3.0")) == ["Sum: 3.0"]
 
 
 def has_ipv6() -> bool:

@@ -152,6 +152,7 @@ BAD = {
     "CONNECT to brackets around a field": (400, b"CONNECT [ HTTP/1.1\r\nX:] HTTP/1.1\r\nHost: x\r\n\r\n"),
     "CONNECT to brackets around controls": (400, b"CONNECT [a\0\n\xff]:1 HTTP/1.1\r\nHost: x\r\n\r\n"),
     "CONNECT to a name in brackets": (400, head_of("CONNECT [zz]:80 HTTP/1.1")),
+    "CONNECT to nothing at all": (400, head_of("CONNECT  HTTP/1.1")),
     "OPTIONS **": (400, head_of("OPTIONS ** HTTP/1.1")),
     "no version": (400, head_of("GET / ")),
     "a version in lower case": (400, head_of("GET / http/1.1")),
