@@ -42,6 +42,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from itertools import accumulate
 from math import fsum, inf, isfinite
+from select import select
 from time import monotonic, sleep, time, time_ns
 from typing import Any, NamedTuple, Optional
 from urllib.parse import unquote, unquote_plus, urlsplit
@@ -81,6 +82,7 @@ SWITCH_SECONDS = 1.0  # until a thread asks for the GIL; after Python's 0.005, t
 STACK_BYTES = 256 * 1024  # address space for a connection's thread, so that a 32-bit system holds thousands
 REMEMBERED = 256  # field sections, and field lines; 16 MiB of each at worst, and as much again of what they mean
 
+BACKLOG_SECONDS = 0.5  # at shutdown, for connections that wait to be accepted
 GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; with the delivery it stays below Docker's 10 s
 #                     at a start, for the workers of a killed program to let go of their cells
 DELIVERY_SECONDS = 5.0  # at shutdown, for the last points
@@ -111,8 +113,10 @@ REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()
 AUTHORITY = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + r")(?::[0-9]*)?"
 
 # RFC 9112 §3.2     method SP request-target where that is no origin-form: absolute-form, asterisk-form, authority-form;
-#                   the last two go with one method each
-is_other_target = re.compile(rf".+ [A-Za-z][A-Za-z0-9+\-.]*://.*|OPTIONS \*|CONNECT (?=.){AUTHORITY}").fullmatch
+#                   the last two go with one method each, and of no form may the host be empty (RFC 9110 §4.2.1)
+HOST_AND_PORT = "(?=[^/?:])" + AUTHORITY
+ABSOLUTE_FORM = rf"[A-Za-z][A-Za-z0-9+\-.]*://{HOST_AND_PORT}(?:[/?].*)?"
+is_other_target = re.compile(rf".+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT {HOST_AND_PORT}").fullmatch
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
 match_version = re.compile(r"HTTP/([0-9])\.([0-9])").fullmatch
@@ -589,12 +593,17 @@ class SumHandler(BaseHTTPRequestHandler):
     def receive_head(self, buffer: bytes) -> Head:
         """Receive the rest of a head."""
         self.head = self.method = "-"
+        if buffer == b"\r\n":  # some clients end a request so; no request has begun with that alone
+            self.server.hand_on()
+            self.send_due()
+            buffer = self.request.recv(REQUEST_BYTES)
+            if not buffer:
+                raise ConnectionError("it sent no other request")
         self.deadline = monotonic() + HEAD_SECONDS
-        while True:
+        while not (head := take_head(buffer)):
             buffer += self.receive_more("head")
-            if head := take_head(buffer):
-                self.deadline = None
-                return head
+        self.deadline = None
+        return head[0][:REQUEST_LINE_BYTES], *head[1:]  # an idle connection need not keep all of it
 
     def receive_body(self, length: int, expectation: str, buffer: bytes) -> bytes:
         """Receive the current request's body into `body`; return what came behind it (RFC 9112 §6)."""
@@ -618,7 +627,7 @@ class SumHandler(BaseHTTPRequestHandler):
         self.deadline = None
         if self.method == "POST":
             self.body = body
-        return rest if rest != b"\r\n" else b""  # some clients end a body so; no request begins with that alone
+        return rest
 
     def receive_more(self, part: str) -> bytes:
         """Send what is due, then wait for more of a part of a request, until the deadline."""
@@ -1354,17 +1363,22 @@ class SumServer(ThreadingHTTPServer):
             log.exception("A bug in this server: a connection could not be served")
 
     def stop(self) -> None:
-        """Stop accepting, answer what is in flight for GRACE_SECONDS at most, and end every connection.
+        """Serve the connections that have come, accept no more, and end each when it is answered.
 
-        A handler that waits for a new request is woken by shutting its socket down for reading.
+        A handler that waits for a new request is woken by shutting its socket down for reading; after GRACE_SECONDS,
+        one that waits for the rest of a request, too.
         """
+        end = monotonic() + BACKLOG_SECONDS
+        while select([self.socket], [], [], 0)[0] and monotonic() < end:
+            sleep(0.001)  # for the thread that accepts
         self.stopping = True
-        shut_down(self.socket, socket.SHUT_RDWR)  # which wakes the threads that wait in accept()
+        shut_down(self.socket, socket.SHUT_RDWR)  # which wakes that thread
         self.server_close()
-        end = monotonic() + GRACE_SECONDS
-        while self.threads > len(self.idle) and monotonic() < end:
+        begin = monotonic()
+        while self.threads > len(self.idle) and monotonic() < begin + GRACE_SECONDS + 0.2:
+            late = monotonic() > begin + GRACE_SECONDS
             for handler in list(self.handlers):
-                if not handler.deadline:
+                if late or not handler.deadline:
                     shut_down(handler.request, socket.SHUT_RD)
             sleep(0.02)
         for handler in list(self.handlers):

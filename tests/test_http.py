@@ -143,7 +143,8 @@ class Local:
         return socket.create_connection((host, self.port), timeout)
 
     def close(self) -> None:
-        self.server.stop()
+        if self.server.socket.fileno() >= 0:
+            self.server.stop()
         wait_until(lambda: not self.server.handlers, what="the connections to end")
         self.counter.close()
 
@@ -644,9 +645,15 @@ def test_a_connection_that_is_older_than_the_server_is_closed_when_idle_too(monk
 
 def test_an_empty_line_behind_a_body_is_the_end_of_that_request_not_the_beginning_of_one(local):
     web = local(HEAD_SECONDS=0.1, IDLE_SECONDS=0.3)
-    assert texts(web.raw(post(b'{"a": 3}') + b"\r\n")) == ["Sum: 3.0"]
-    request = post(b'{"a": 3}') + b"\r\n" + message("GET /?a=4", "Connection: close")
-    assert texts(web.raw(request)) == ["Sum: 3.0", "Sum: 4.0"]
+    for request in (post(b'{"a": 3}'), message("GET /?a=3")):
+        assert texts(web.raw(request + b"\r\n")) == ["Sum: 3.0"]
+        data = request + b"\r\n" + message("GET /?a=4", "Connection: close")
+        assert texts(web.raw(data)) == ["Sum: 3.0", "Sum: 4.0"]
+        with web.connect() as connection:
+            exchange(connection, request, until=b"Sum: 3.0")
+            connection.sendall(b"\r\n")
+            assert not is_readable(connection, 0.15)
+            exchange(connection, message("GET /?a=4"), until=b"Sum: 4.0")
 
 
 def test_a_refusal_ends_though_the_client_stays(local):
@@ -896,7 +903,7 @@ def test_a_client_that_never_ends_does_not_hold_up_the_end(local):
         begin = time.monotonic()
         web.server.stop()
         assert time.monotonic() - begin < PROMPT_S
-        assert is_closed(connection)
+        receive(connection)
 
 
 def test_the_last_reply_of_a_server_that_stops_says_so(local):
@@ -913,6 +920,19 @@ def test_the_last_reply_of_a_server_that_stops_says_so(local):
         assert (answer.text, answer.fields.get("connection")) == ("Sum: 3.0", "close")
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_connections_that_wait_to_be_accepted_are_served_before_the_end(server, workers):
+    web = server("--workers", workers)
+    for _ in range(3):
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(web.connect()) for _ in range(100)]
+            for connection in connections:
+                connection.sendall(message("GET /?a=3"))
+            assert web.stop() == 0
+            assert [texts(receive(connection)) for connection in connections] == [["Sum: 3.0"]] * 100
+        web.start()
+
+
 def half_posted(web: Local, connection: socket.socket) -> None:
     connection.sendall(post(b'{"a": 3}')[:-1])
     wait_until(lambda: web.server.handlers and next(iter(web.server.handlers)).deadline)
@@ -922,25 +942,22 @@ def test_a_client_that_sends_on_though_the_server_stops_can_read_its_reply(local
     web = local()
     with web.connect() as connection:
         half_posted(web, connection)
-        stop = threading.Thread(target=web.server.stop)
-        stop.start()
-        wait_until(lambda: web.server.stopping)
+        web.server.stopping = True
         connection.sendall(b"}")
         assert is_readable(connection, PATIENCE_S)
         for _ in range(3):
             connection.sendall(message("GET /"))
             time.sleep(0.05)  # for a reset to arrive, if there is one
         assert texts(receive(connection)) == ["Sum: 3.0"]
-        connection.close()
-        stop.join()
 
 
-def test_a_body_that_the_end_of_the_server_cuts_off_is_not_the_clients_fault(local):
-    web = local()
+@pytest.mark.parametrize("start", [b"POST /", post(b'{"a": 3}')[:-1]])
+def test_a_request_that_the_end_of_the_server_cuts_off_is_not_the_clients_fault(local, start):
+    web = local(GRACE_SECONDS=0.2)
     with web.connect() as connection:
-        half_posted(web, connection)
-        web.server.stopping = True
-        next(iter(web.server.handlers)).request.shutdown(socket.SHUT_RD)
+        connection.sendall(start)
+        wait_until(lambda: web.server.handlers and next(iter(web.server.handlers)).deadline)
+        web.server.stop()
         assert refusal(receive(connection)).status == 503
 
 
