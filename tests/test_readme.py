@@ -363,6 +363,7 @@ BAD_INPUT = {
     "a malformed chunk": [POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n"],
     "a body over": [POST + b"Content-Length: 1048577\r\n\r\n", POST + b"Transfer-Encoding: chunked\r\n\r\n100001\r\n"],
     "a body that takes longer": [],
+    "a request that is still under way": [],
     "an expectation": [POST + b"Content-Length: 1\r\nExpect: tea\r\n\r\n", POST + b"Expect: tea\r\n\r\n"],
     "a method other": [b"PUT / HTTP/1.1\r\n" + HOST + b"\r\n"],
     "a `POST` of another type": [
