@@ -757,14 +757,24 @@ def test_connections_past_the_limit_wait_and_are_then_served(local, caplog):
 
 @pytest.mark.parametrize("last", [message("GET /", "Connection: close"), b"GARBAGE\r\n\r\n", message("GET /")])
 def test_a_client_that_does_not_read_holds_up_nobody(monkeypatch, last):
-    def send_late(handler):
-        if len(handler.due) > 1:
-            sending.set()
-            go_on.wait()
-        send_due(handler)
+    class Late:
+        """A socket that sends several replies only when it is told to."""
 
-    sending, go_on, send_due = threading.Event(), threading.Event(), SumHandler.send_due
-    monkeypatch.setattr(SumHandler, "send_due", send_late)
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock = sock
+
+        def __getattr__(self, name: str):
+            return getattr(self.sock, name)
+
+        def sendall(self, data: bytes) -> None:
+            if data.count(b"HTTP/1.1 ") > 1:
+                sending.set()
+                go_on.wait()
+            self.sock.sendall(data)
+
+    sending, go_on = threading.Event(), threading.Event()
+    finish_request = SumServer.finish_request
+    monkeypatch.setattr(SumServer, "finish_request", lambda self, sock, *more: finish_request(self, Late(sock), *more))
     listener = listen("127.0.0.1", 0)
     with socket.create_connection(listener.getsockname()) as deaf:
         deaf.sendall(message("GET /") * 2 + last)  # so that it has come when the connection is accepted
