@@ -144,9 +144,10 @@ class RequestError(Exception):
         self.status = status
 
 
-KEEP_ALIVE = ""  # in HTTP/1.1, persistence needs no word
-KEEP_ALIVE_1_0 = "Connection: keep-alive\r\n"
-CLOSE = "Connection: close\r\n"
+# How the head of a reply ends, behind its Content-Length, by what becomes of the connection (RFC 9112 §9.3, §9.6).
+KEEP_ALIVE = "\r\n\r\n"  # persistence needs no word in HTTP/1.1
+KEEP_ALIVE_1_0 = "\r\nConnection: keep-alive\r\n\r\n"
+CLOSE = "\r\nConnection: close\r\n\r\n"
 
 CHUNKED = -1  # as a body's length: unknown before its last chunk
 METHODS = ("GET", "HEAD", "POST")
@@ -155,7 +156,7 @@ FIELDS_READ = ("host", "connection", "content-length", "transfer-encoding", "exp
 
 
 # What the fields of a head mean. Plain tuples, here and below, because nothing is faster to unpack.
-#   str  the Connection field line of the reply: KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE
+#   str  what becomes of the connection: KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE
 #   int  the body's length in octets, or CHUNKED
 #   str  the expectation in lower case, or empty
 #   str  the media type in lower case, without parameters, or empty
@@ -246,14 +247,14 @@ def interpret_fields(values: dict[str, str], *, http_1_0: bool) -> Fields:
     check_host(values.get("host"), http_1_0)
     options = list_members(values.get("connection", ""))
     if "close" in options or http_1_0 and "keep-alive" not in options:
-        connection = CLOSE
+        persistence = CLOSE
     else:
-        connection = KEEP_ALIVE_1_0 if http_1_0 else KEEP_ALIVE
+        persistence = KEEP_ALIVE_1_0 if http_1_0 else KEEP_ALIVE
     body_length = read_body_length(values.get("content-length"), values.get("transfer-encoding"), http_1_0)
     expectations = [] if http_1_0 else list_members(values.get("expect", ""))  # RFC 9110 §10.1.1
     expectation = next(iter(set(expectations) - {CONTINUE} or expectations), "")
     media_type = values.get("content-type", "").partition(";")[0].strip(" \t")
-    return connection, body_length, expectation, media_type
+    return persistence, body_length, expectation, media_type
 
 
 def list_members(value: str) -> list[str]:
@@ -443,7 +444,7 @@ def exact_sum(values: list[float]) -> float:
 
 STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 STATUS_LINE[405] += f"Allow: {', '.join(METHODS)}\r\n"  # RFC 9110 §15.5.6
-DATE_AND_TYPE = "Date: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"  # fields that change once a second or never
+REPLY_START = "%sDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
 INTERIM = "HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
 
@@ -495,7 +496,7 @@ class SumHandler(BaseHTTPRequestHandler):
     body = b""  # of the current request, where that is a POST
     deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
     head = method = "-"  # of the current request; "-" where there is none
-    connection_field = CLOSE  # of the reply
+    persistence = CLOSE  # of the connection, as the reply says
 
     def setup(self) -> None:
         if not HANDS_OPTIONS_ON:
@@ -526,19 +527,19 @@ class SumHandler(BaseHTTPRequestHandler):
         while buffer:
             while buffer:
                 self.head, self.method, self.query, fields, buffer = take_head(buffer) or self.receive_head(buffer)
-                self.connection_field, body_length, expectation, self.media_type = fields
+                self.persistence, body_length, expectation, self.media_type = fields
                 increment()
                 try:
                     if body_length or expectation:
                         buffer = self.receive_body(body_length, expectation, buffer)
                     if server.stopping:
-                        self.connection_field = CLOSE
+                        self.persistence = CLOSE
                     due.append(self.reply(200, answer_for(self.method, do_other)(self)))
                 except RequestError as refusal:
                     if self.deadline:
                         raise
                     due.append(self.reply(refusal.status, str(refusal)))
-                if self.connection_field is CLOSE:
+                if self.persistence is CLOSE:
                     if len(due) > 1:
                         server.hand_on()  # as a connection may not take at once what is more than a few hundred bytes
                     self.send_due()
@@ -573,10 +574,7 @@ class SumHandler(BaseHTTPRequestHandler):
     def reply(self, status: int, text: str) -> str:
         """The reply to the current request, whose content is plain text in ASCII (RFC 9112 §4)."""
         content = "" if self.method == "HEAD" else text
-        return (
-            f"{STATUS_LINE[status]}{self.server.date_and_type}{self.connection_field}"
-            f"Content-Length: {len(text)}\r\n\r\n{content}"
-        )
+        return f"{self.server.reply_starts[status]}{len(text)}{self.persistence}{content}"
 
     def send_due(self) -> None:
         """Send the replies that are due, in one piece."""
@@ -658,7 +656,7 @@ class SumHandler(BaseHTTPRequestHandler):
         """Send a reply after which the connection is closed."""
         if not self.deadline:  # what could not be read is a head
             self.head = self.method = "-"
-        self.connection_field = CLOSE
+        self.persistence = CLOSE
         self.server.hand_on()
         self.due.append(self.reply(refusal.status, str(refusal)))
         self.send_due()
@@ -1351,8 +1349,9 @@ class SumServer(ThreadingHTTPServer):
                 self.start_thread()
 
     def renew_date(self) -> None:
-        """Make the Date field of the replies (RFC 9110 §5.6.7), which is the same for a whole second."""
-        self.date_and_type = DATE_AND_TYPE % formatdate(time(), usegmt=True)
+        """Make the beginning of a reply, with its Date (RFC 9110 §6.6.1), for each status; it is good for a second."""
+        date = formatdate(time(), usegmt=True)
+        self.reply_starts = {status: REPLY_START % (line, date) for status, line in STATUS_LINE.items()}
 
     def log_crowd(self, reason: str) -> None:
         """Log why connections have to wait, once."""

@@ -172,8 +172,8 @@ def test_a_reply_is_exactly_this(web):
         rb"HTTP/1\.1 200 OK\r\n"
         rb"Date: [A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT\r\n"
         rb"Content-Type: text/plain; charset=utf-8\r\n"
-        rb"Connection: close\r\n"
         rb"Content-Length: 8\r\n"
+        rb"Connection: close\r\n"
         rb"\r\n"
         rb"Sum: 6\.0",
         data,
