@@ -442,8 +442,9 @@ class Server(Daemon):
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def answers(self) -> bool:
-        self.connect().close()  # no request: it would be counted
-        return True
+        with self.connect() as connection:
+            connection.shutdown(socket.SHUT_WR)  # no request: it would be counted
+            return connection.recv(1) == b""  # as soon as a thread serves, not only the port is open
 
     def connect(self, timeout: float = PATIENCE_S) -> socket.socket:
         return socket.create_connection((self.host, self.port), timeout)
