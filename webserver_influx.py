@@ -1577,7 +1577,7 @@ def port_number(text: str) -> int:
 def positive_seconds(text: str) -> float:
     seconds = numbers([text])
     if not seconds or not 0.001 <= seconds[0] <= threading.TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds such as 60")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.001 up")
     return seconds[0]
 
 

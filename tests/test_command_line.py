@@ -459,7 +459,7 @@ def test_workers_auto_is_one_for_each_cpu(program):
         (["--port", "http"], "argument --port: "),
         (["--port", "٣"], "argument --port: "),
         (["--port"], "argument --port: expected one argument"),
-        (["--interval", "0"], "argument --interval: '0' is not a number of seconds such as 60"),
+        (["--interval", "0"], "argument --interval: '0' is not a number of seconds from 0.001 up"),
         (["--interval", "-1"], "argument --interval: "),
         (["--interval", "nan"], "argument --interval: "),
         (["--interval", "1e999"], "argument --interval: "),
