@@ -222,7 +222,7 @@ def read_fields(version_and_fields: str) -> Fields:
     version, *lines = version_and_fields.split("\r\n")
     match = match_version(version)
     if not match:
-        raise RequestError(400, "The request line does not end in an HTTP version such as HTTP/1.1.")
+        raise RequestError(400, 'The request line is not "method request-target HTTP/1.1", single spaces between.')
     if match[1] != "1":
         raise RequestError(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
     if len(lines) > FIELD_LINES:
@@ -642,8 +642,8 @@ class SumHandler(BaseHTTPRequestHandler):
             set_timeout(self.request, socket.SO_RCVTIMEO, seconds)
             data = self.request.recv(RECEIVE_BYTES)
         except TIMED_OUT:
-            reason = f"A head has {HEAD_SECONDS:.0f} s to arrive in, a body {BODY_SECONDS:.0f} s."
-            raise RequestError(408, reason) from None
+            seconds = HEAD_SECONDS if part == "head" else BODY_SECONDS
+            raise RequestError(408, f"The request's {part} took longer than {seconds:.0f} s.") from None
         finally:
             set_timeout(self.request, socket.SO_RCVTIMEO, IDLE_SECONDS)
         if not data:
@@ -885,6 +885,8 @@ class Outbox:
         if not state:
             flaw = "the table state is empty" if report == "ok" else one_line(report)
             raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or give another --state.")
+        if self.counter.new and state[0] != self.counter.identity:
+            raise StartError(f"{self.counter.path} is missing, {self.path} is not; restore it, or move the other away.")
         identity, reported, _ = state
         if identity != self.counter.identity or reported > self.counter.total():
             raise StartError(
@@ -983,7 +985,7 @@ def parse_dsn(dsn: str) -> Destination:
     except ValueError:
         raise ValueError("its host or port cannot be read") from None
     if parts.scheme not in ("influxdb", "https+influxdb"):
-        raise ValueError("it does not begin with influxdb:// or https+influxdb://")
+        raise ValueError("its scheme is neither influxdb nor https+influxdb")
     if not host:
         raise ValueError("it names no host")
     if "?" in dsn or "#" in dsn or dsn != "".join(dsn.split()):
@@ -1078,7 +1080,8 @@ class InfluxDB:
     def explain(self, error: Exception) -> Exception:
         """Turn what a client raised into Trouble or Rejected (InfluxDB 1.8, "InfluxDB API reference")."""
         if isinstance(error, ImportError):
-            return Trouble(f"{error}; “pip install -r requirements.txt” installs what is missing")
+            install = f"{sys.executable} -m pip install -r requirements.txt"
+            return Trouble(f"InfluxDB gets nothing: {error}; “{install}” installs what is missing")
         import requests
         from influxdb.exceptions import InfluxDBClientError, InfluxDBServerError
 
@@ -1087,7 +1090,8 @@ class InfluxDB:
         if isinstance(error, requests.exceptions.Timeout):
             return Trouble(f"{where} does not answer within {INFLUXDB_SECONDS:.0f} s; see whether influxd is well")
         if isinstance(error, requests.exceptions.SSLError):
-            return Trouble(f"{where} has no certificate that this machine trusts for that name, or speaks no TLS")
+            reason = "has no certificate that this machine trusts for that name, or speaks no TLS"
+            return Trouble(f"{where} {reason}; where it speaks none, the address begins with influxdb://")
         if isinstance(error, requests.exceptions.ConnectionError):
             return Trouble(f"{where} cannot be reached; start influxd, or give another address with --influx")
         if isinstance(error, InfluxDBServerError):
@@ -1102,12 +1106,13 @@ class InfluxDB:
             return Rejected(message, int(dropped[1]) if dropped else None)
         reason = f"{error.code or ''} {message or one_line(error.content)}".strip()
         if error.code == 401:
-            return Trouble(f"{where} does not know user {to.username} by this password ({reason}); see --influx")
+            mend = f"give the right one in {DSN_VARIABLE} or with --influx"
+            return Trouble(f"{where} does not know user {to.username} by this password ({reason}); {mend}")
         if error.code == 403:
-            mend = f"CREATE DATABASE {to.database}, GRANT ALL ON {to.database} TO {to.username}"
+            mend = f'CREATE DATABASE "{to.database}", GRANT ALL ON "{to.database}" TO "{to.username}"'
             return Trouble(f"{where} does not let user {to.username} write ({reason}); an administrator can: {mend}")
         if error.code == 404:
-            return Trouble(f"{where} has no database ({reason}); an administrator can: CREATE DATABASE {to.database}")
+            return Trouble(f'{where} has no database ({reason}); an administrator can: CREATE DATABASE "{to.database}"')
         return Trouble(f"{where} refuses ({reason}); see whether another program has that port")
 
 
@@ -1197,7 +1202,9 @@ class Reporter(threading.Thread):
         self.rejected = 0
         deliver(*arguments)
         waiting = self.outbox.waiting()
-        if waiting:
+        if waiting and self.stopping.is_set() and self.outbox.path == ":memory:":
+            fate = f"points lost, as they were in memory only: {waiting}"
+        elif waiting:
             fate = f"points waiting in {self.outbox.place}: {waiting}"
         elif self.rejected:
             fate = f"points that InfluxDB rejected: {self.rejected}"
@@ -1432,7 +1439,9 @@ def listen(address: Optional[str], port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:  # the latter of a name that is none
         reason = reason_of(error).partition(" (while")[0]
         where = f"{address or 'any address'}, port {port}"
-        raise StartError(f"cannot listen on {where}: {reason}; give another --port or --bind") from None
+        taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+        mend = "--port or --bind" if taken else "--bind, an address of this machine"
+        raise StartError(f"cannot listen on {where}: {reason}; give another {mend}") from None
     if HANDS_OPTIONS_ON:
         configure(listener)
     return listener

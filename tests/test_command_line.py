@@ -361,7 +361,7 @@ def test_a_quiet_run_logs_nothing_but_the_last_minute(program):
     if os.name != "nt":
         trouble, report = web.log()
         assert " WARNING InfluxDB at 127.0.0.1:1 cannot be reached; start influxd, or give another address" in trouble
-        assert REPORT_LINE.fullmatch(report).groups() == ("2", "points waiting in memory: 1")
+        assert REPORT_LINE.fullmatch(report).groups() == ("2", "points lost, as they were in memory only: 1")
 
 
 def test_a_quiet_run_with_influxdb_logs_one_line_a_minute_and_no_other(program, influxd):
@@ -567,6 +567,7 @@ def test_a_port_in_use_is_one_line(bind, state):
 def test_an_address_that_is_not_this_machines_is_one_line(address, state):
     line = failure("--bind", address, "--port", "0", "--state", state)
     assert line.startswith(f"cannot listen on {address}, port 0: ")
+    assert line.endswith("; give another --bind, an address of this machine")
 
 
 @pytest.mark.smoke

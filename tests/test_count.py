@@ -432,7 +432,7 @@ def test_one_file_without_the_other_is_refused(tmp_path, missing):
     (tmp_path / missing).unlink()
     other = state if missing == "state-count" else count_file
     content = other.read_bytes()
-    assert "restore" in refuse(state, count_file)
+    assert f"{tmp_path / missing} is missing" in refuse(state, count_file)
     assert other.read_bytes() == content
     assert "restore" in refuse(state, count_file), "the second attempt must not pass either"
 
