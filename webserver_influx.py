@@ -139,6 +139,8 @@ CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (
 class RequestError(Exception):
     """A request that is refused: the status code (RFC 9110 §15) and one line of text that says why."""
 
+    method = "-"  # of a head that is refused, if it can be read: the reply to HEAD has no content (RFC 9110 §9.3.2)
+
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
@@ -185,12 +187,16 @@ def take_head(buffer: bytes) -> Optional[Head]:
         if head.startswith("\r\n"):  # one empty line before a request is ignored (RFC 9112 §2.2)
             return take_head(buffer[2:])
         raise RequestError(400, "The method is not a token.")
-    fields = read_fields(version_and_fields)
-    # Browsers send visible characters that RFC 3986 would encode, but never a fragment.
-    if not (target.isascii() and target.isprintable()) or "#" in target:
-        raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
-    if target[:1] != "/" and not is_other_target(f"{method} {target}"):
-        raise RequestError(400, "The request-target is not a path or an absolute URI.")
+    try:
+        fields = read_fields(version_and_fields)
+        # Browsers send visible characters that RFC 3986 would encode, but never a fragment.
+        if not (target.isascii() and target.isprintable()) or "#" in target:
+            raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
+        if target[:1] != "/" and not is_other_target(f"{method} {target}"):
+            raise RequestError(400, "The request-target is not a path or an absolute URI.")
+    except RequestError as refusal:
+        refusal.method = method
+        raise
     return head, method, target.partition("?")[2], fields, rest
 
 
@@ -654,8 +660,8 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def close_with(self, refusal: RequestError) -> None:
         """Send a reply after which the connection is closed."""
-        if not self.deadline:  # what could not be read is a head
-            self.head = self.method = "-"
+        if not self.deadline or self.method == "-":  # what could not be read is a head
+            self.head, self.method = "-", refusal.method
         self.persistence = CLOSE
         self.server.hand_on()
         self.due.append(self.reply(refusal.status, str(refusal)))

@@ -513,6 +513,21 @@ def test_a_client_that_speaks_tls_is_refused_at_once(web):
     assert refusal(web.raw(hello.read(), timeout=PROMPT_S)).status == 400
 
 
+@pytest.mark.parametrize(
+    "head", [b"HEAD / HTTP/1.1\r\n\r\n", b"HEAD nowhere HTTP/1.1\r\nHost: x\r\n\r\n", message("HEAD /", "Host: y")]
+)
+def test_a_head_request_that_is_refused_for_its_head_has_no_body_either(web, head):
+    with web.connect() as connection:
+        connection.sendall(head[:-4])
+        assert not is_readable(connection, 0.05)
+        connection.sendall(head[-4:])
+        in_two = receive(connection)
+    for data in (web.raw(head), in_two):
+        (answer,) = parsed(data, "HEAD")
+        assert (answer.status, answer.text) == (400, "")
+        assert int(answer.fields["content-length"])
+
+
 def test_a_bad_head_is_refused_with_a_body_though_the_one_before_was_a_head(web):
     head, bad = parsed(web.raw(message("HEAD /") + b"GARBAGE\r\n\r\n"), "HEAD", "")
     assert (head.status, bad.status) == (200, 400)
