@@ -1299,7 +1299,9 @@ class SumServer(ThreadingHTTPServer):
         threading.Thread(target=self.keep_date, name="date", daemon=True).start()
 
     def start_thread(self) -> None:
-        """Start a thread, so that the next connection finds one."""
+        """Start a thread, so that the next connection finds one, unless one waits already."""
+        if self.idle or self.stopping:
+            return
         with self.lock:
             try:
                 if self.threads == self.limit:
@@ -1335,8 +1337,7 @@ class SumServer(ThreadingHTTPServer):
         if self.acceptor == get_ident():
             self.acceptor = 0
             self.accepting.release()
-            if not self.idle and not self.stopping:
-                self.start_thread()
+            self.start_thread()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         # As socket.accept(), which looks up family and type of each connection in enums, and takes twice as long.
@@ -1358,8 +1359,7 @@ class SumServer(ThreadingHTTPServer):
         while not self.stopping:
             sleep(1 - time() % 1)
             self.renew_date()
-            if not self.idle:
-                self.start_thread()
+            self.start_thread()
 
     def renew_date(self) -> None:
         """Make the beginning of a reply, with its Date (RFC 9110 §6.6.1), for each status; it is good for a second."""

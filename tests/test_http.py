@@ -725,6 +725,14 @@ def test_a_thread_that_cannot_be_started_is_started_later(local, monkeypatch, ca
     assert caplog.messages == ["can't start new thread; new connections wait in the listen backlog"]
 
 
+def test_a_server_that_has_stopped_starts_no_thread(local, monkeypatch, caplog):
+    web = local()
+    web.server.stop()
+    monkeypatch.setattr(webserver_influx, "start_new_thread", None)
+    web.server.start_thread()
+    assert not caplog.messages
+
+
 def test_a_client_without_an_address_may_hang_up_as_any_other(local, monkeypatch, caplog):
     """macOS gives no address of a client that is gone by then."""
     web = local()
