@@ -555,7 +555,7 @@ class SumHandler(BaseHTTPRequestHandler):
             if first:
                 server.hand_on()
                 first = False
-            send("".join(due).encode())
+            send("".join(due).encode())  # as send_due(), without the call
             due.clear()
             yield_turn()
             buffer = receive(REQUEST_BYTES)
@@ -694,7 +694,7 @@ class LoggingHandler(SumHandler):
 
 
 class StartError(Exception):
-    """The program cannot start or go on; one line that says why and what a person can do."""
+    """The program cannot start; one line that says why and what a person can do."""
 
 
 class Counter:
@@ -891,9 +891,9 @@ class Outbox:
         if not state:
             flaw = "the table state is empty" if report == "ok" else one_line(report)
             raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or give another --state.")
-        if self.counter.new and state[0] != self.counter.identity:
-            raise StartError(f"{self.counter.path} is missing, {self.path} is not; restore it, or move the other away.")
         identity, reported, _ = state
+        if self.counter.new and identity != self.counter.identity:
+            raise StartError(f"{self.counter.path} is missing, {self.path} is not; restore it, or move the other away.")
         if identity != self.counter.identity or reported > self.counter.total():
             raise StartError(
                 f"{self.path} and {self.counter.path} do not belong together; restore both, or move both away."
@@ -1238,13 +1238,14 @@ class Reporter(threading.Thread):
         try:
             self.influxdb.write(points)
         except Rejected as rejection:
+            reason = str(rejection)
             if len(points) == 1 or rejection.dropped == len(points):
-                self.outbox.set_aside(points, str(rejection))
+                self.outbox.set_aside(points, reason)
                 self.rejected += len(points)
-                if str(rejection) != self.rejection:
+                if reason != self.rejection:
                     place = f"table rejected of {self.outbox.place}"
-                    log.warning("InfluxDB rejects points, now kept in %s: %s", place, rejection)
-                self.rejection = str(rejection)
+                    log.warning("InfluxDB rejects points, now kept in %s: %s", place, reason)
+                self.rejection = reason
             else:
                 middle = len(points) // 2
                 self.send(points[:middle])
@@ -1394,11 +1395,10 @@ class SumServer(ThreadingHTTPServer):
         self.stopping = True
         shut_down(self.socket, socket.SHUT_RDWR)  # which wakes that thread
         self.server_close()
-        begin = monotonic()
-        while self.threads > len(self.idle) and monotonic() < begin + GRACE_SECONDS + 0.2:
-            late = monotonic() > begin + GRACE_SECONDS
+        late = monotonic() + GRACE_SECONDS
+        while self.threads > len(self.idle) and monotonic() < late + 0.2:  # for the replies to what came too late
             for handler in list(self.handlers):
-                if late or not handler.deadline:
+                if not handler.deadline or monotonic() > late:
                     shut_down(handler.request, socket.SHUT_RD)
             sleep(0.02)
         for handler in list(self.handlers):

@@ -938,7 +938,7 @@ def test_a_client_that_never_ends_does_not_hold_up_the_end(local):
         begin = time.monotonic()
         web.server.stop()
         assert time.monotonic() - begin < PROMPT_S
-        receive(connection)
+        assert refusal(receive(connection)).status == 503
 
 
 def test_the_last_reply_of_a_server_that_stops_says_so(local):

@@ -396,7 +396,7 @@ def test_bad_input_is_answered_and_counted_as_the_table_says(server):
             follower = b"" if closes else b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
             reply = web.raw(request + follower, half_close=not closes)
             assert reply.startswith(b"HTTP/1.1 %s " % status.encode()), request
-            assert (b"\r\nConnection: close" in reply.partition(b"\r\n\r\n")[0]) == closes, request
+            assert (b"\r\nConnection: close\r\n" in reply.partition(b"\r\n\r\n")[0] + b"\r\n") == closes, request
             assert reply.endswith(b"Sum: 0") != closes, request
             assert counted() - before == (is_counted == "yes") + bool(follower), request
 

@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 import webserver_influx
 from webserver_influx import (
     CHUNKED,
-    CLOSE,
-    KEEP_ALIVE,
     RequestError,
     decode_chunks,
     exact_sum,
@@ -426,13 +424,13 @@ def test_a_content_length_of_ever_so_many_digits_is_too_long():
     ],
 )
 def test_it_is_read_whether_the_connection_persists(version, lines, persists):
-    assert (fields(*lines, version=version).persistence != CLOSE) is persists
+    assert (fields(*lines, version=version).persistence != "\r\nConnection: close\r\n\r\n") is persists
 
 
 def test_only_in_http_1_0_the_reply_says_that_the_connection_persists():
-    assert "Connection: keep-alive" in fields("Connection: keep-alive", version="1.0").persistence
-    assert fields("Connection: keep-alive").persistence == KEEP_ALIVE
-    assert "Connection" not in KEEP_ALIVE
+    reply_head_ends = fields("Connection: keep-alive", version="1.0").persistence
+    assert reply_head_ends == "\r\nConnection: keep-alive\r\n\r\n"
+    assert fields("Connection: keep-alive").persistence == "\r\n\r\n"
 
 
 @pytest.mark.parametrize(
