@@ -74,6 +74,7 @@ SEND_SECONDS = 30.0  # for a client that does not read its reply
 LINGER_SECONDS = 5.0  # to read on after a refusal; nginx's lingering_timeout
 
 RETRY_SECONDS = 0.1  # between two tries to accept a connection, where that fails
+AT_ONCE_BYTES = 256  # which a connection takes even if its client does not read: a reply with a sum, not many
 REQUEST_BYTES = 2 * 1024  # room that a connection holds while it waits for a request: for that of a browser
 RECEIVE_BYTES = 64 * 1024  # for the rest of a longer one
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
@@ -94,7 +95,7 @@ RESPAWN_SECONDS = 1.0  # between two starts of one worker
 # ==================================================================================== Part I: a request
 # ---------------------------------------------------------------------------------------------- Grammar
 
-# A head is read as ISO-8859-1, in which each byte is a character.
+# Text of a head is ISO-8859-1, in which each byte is a character.
 
 # RFC 9110 §5.6.2   token = 1*tchar
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -116,7 +117,7 @@ AUTHORITY = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + r")(?::[0-9]*)?"
 #                   the last two go with one method each, and of no form may the host be empty (RFC 9110 §4.2.1)
 HOST_AND_PORT = "(?=[^/?:])" + AUTHORITY
 ABSOLUTE_FORM = rf"[A-Za-z][A-Za-z0-9+\-.]*://{HOST_AND_PORT}(?:[/?].*)?"
-is_other_target = re.compile(rf".+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT {HOST_AND_PORT}").fullmatch
+is_other_target = re.compile(rf".+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT {HOST_AND_PORT}".encode()).fullmatch
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
 match_version = re.compile(r"HTTP/([0-9])\.([0-9])").fullmatch
@@ -126,20 +127,23 @@ BWS = r"[\t ]*"
 CHUNK_EXT = rf"{BWS};{BWS}{TOKEN}(?:{BWS}={BWS}(?:{TOKEN}|{QUOTED_STRING}))?"
 match_chunk_line = re.compile(rf"([0-9A-Fa-f]+)(?:{CHUNK_EXT})*\r\n").fullmatch
 
-is_method = re.compile(TOKEN).fullmatch
+is_method = re.compile(TOKEN.encode()).fullmatch
 is_field_line = re.compile(FIELD_LINE).fullmatch
 is_trailer_line = re.compile(FIELD_LINE + "\r\n").fullmatch
 is_host = re.compile(AUTHORITY).fullmatch
 is_decimal = re.compile("[0-9]+").fullmatch
+
+HEAD_END = b"\r\n\r\n"
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (RFC 9110 §5.5)
+# Browsers send visible characters that RFC 3986 would encode, but never a fragment. All others become blanks.
+VISIBLE = bytes(byte if 0x21 <= byte <= 0x7E and byte != ord("#") else 0x20 for byte in range(256))
+SLASH, PERCENT, PLUS = b"/%+"
 
 # ---------------------------------------------------------------------------------------------- Request
 
 
 class RequestError(Exception):
     """A request that is refused: the status code (RFC 9110 §15) and one line of text that says why."""
-
-    method = "-"  # of a head that is refused, if it can be read: the reply to HEAD has no content (RFC 9110 §9.3.2)
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -152,7 +156,7 @@ KEEP_ALIVE_1_0 = "\r\nConnection: keep-alive\r\n\r\n"
 CLOSE = "\r\nConnection: close\r\n\r\n"
 
 CHUNKED = -1  # as a body's length: unknown before its last chunk
-METHODS = ("GET", "HEAD", "POST")
+METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST")}
 CONTINUE = "100-continue"
 FIELDS_READ = ("host", "connection", "content-length", "transfer-encoding", "expect", "content-type")
 
@@ -164,7 +168,12 @@ FIELDS_READ = ("host", "connection", "content-length", "transfer-encoding", "exp
 #   str  the media type in lower case, without parameters, or empty
 Fields = tuple[str, int, str, str]
 
-Head = tuple[str, str, str, Fields, bytes]  # all of it, method, query, fields; and the bytes behind it
+Head = tuple[str, bytes, Fields, bytes]  # method, query, fields; and the bytes behind the head
+
+# A client sends the same fields with every request of a connection, and a thousand like it send them too. So what they
+# mean is remembered: for all that follows the request-target, HEAD_END included, and for each field line. It is a fact
+# about these bytes alone.
+known_fields: dict[bytes, Fields] = {}
 
 
 def take_head(buffer: bytes) -> Optional[Head]:
@@ -172,41 +181,42 @@ def take_head(buffer: bytes) -> Optional[Head]:
 
     Raises RequestError as soon as the bytes can no longer become a head that this server reads (RFC 9112 §2.2, §3).
     """
-    received, end, rest = buffer.partition(b"\r\n\r\n")
-    if not end:
-        refuse_early(buffer)
-        return None
-    if len(received) > REQUEST_LINE_BYTES:
-        refuse_long(received)
-    head = received.decode("latin-1")
+    if len(buffer) > REQUEST_LINE_BYTES:
+        refuse_long(buffer.partition(HEAD_END)[0].strip(b"\r\n"))
     try:
-        method, target, version_and_fields = head.split(" ", 2)
+        method, target, behind = buffer.split(b" ", 2)
     except ValueError:
-        raise RequestError(400, 'The request line is not "method request-target HTTP-version".') from None
-    if method not in METHODS and not is_method(method):
-        if head.startswith("\r\n"):  # one empty line before a request is ignored (RFC 9112 §2.2)
-            return take_head(buffer[2:])
-        raise RequestError(400, "The method is not a token.")
+        return refuse_early(buffer)
+    fields, rest = known_fields.get(behind), b""
+    if not fields:
+        section, end, rest = behind.partition(HEAD_END)
+        if not end:
+            return refuse_early(buffer)
+        fields = known_fields.get(section + end) or learn_fields(section)
     try:
-        fields = read_fields(version_and_fields)
-        # Browsers send visible characters that RFC 3986 would encode, but never a fragment.
-        if not (target.isascii() and target.isprintable()) or "#" in target:
-            raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
-        if target[:1] != "/" and not is_other_target(f"{method} {target}"):
-            raise RequestError(400, "The request-target is not a path or an absolute URI.")
-    except RequestError as refusal:
-        refusal.method = method
-        raise
-    return head, method, target.partition("?")[2], fields, rest
+        name = METHODS[method]
+    except KeyError:
+        if method.startswith(b"\r\n") and is_method(method[2:]):  # one empty line is ignored (RFC 9112 §2.2)
+            return take_head(buffer[2:])
+        if not is_method(method):
+            raise RequestError(400, "The method is not a token.") from None
+        name = method.decode()
+    if target.translate(VISIBLE) != target:
+        raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
+    if (not target or target[0] != SLASH) and not is_other_target(method + b" " + target):
+        raise RequestError(400, "The request-target is not a path or an absolute URI.")
+    return name, target.partition(b"?")[2], fields, rest
 
 
 def refuse_early(buffer: bytes) -> None:
-    """Raise RequestError if no bytes that may follow can make a valid head of these."""
-    lines = buffer.count(b"\r\n")
-    bare = buffer.count(b"\n") > lines or buffer.count(b"\r") - buffer.endswith(b"\r") > lines
-    if bare or len(buffer.translate(None, CONTROLS)) < len(buffer):
+    """Raise RequestError if no bytes that may follow can make a valid head of these, which are not yet one."""
+    head, end, _ = buffer.partition(HEAD_END)
+    lines = head.count(b"\r\n")
+    bare = head.count(b"\n") > lines or head.count(b"\r") - head.endswith(b"\r") > lines
+    if bare or len(head.translate(None, CONTROLS)) < len(head):
         raise RequestError(400, "The head holds a control character, a bare CR or a bare LF.")
-    refuse_long(buffer.strip(b"\r\n"))
+    if end:
+        raise RequestError(400, 'The request line is not "method request-target HTTP-version".')
 
 
 def refuse_long(head: bytes) -> None:
@@ -217,12 +227,14 @@ def refuse_long(head: bytes) -> None:
         raise RequestError(431, f"The head is longer than {HEAD_BYTES} bytes.")
 
 
-# A client sends the same fields with every request of a connection, and a thousand like it send them too. So what they
-# mean is remembered, for all of them together and for each line. It is a fact about this text alone.
-remember = lru_cache(REMEMBERED)
+def learn_fields(section: bytes) -> Fields:
+    """Read the fields, and remember them."""
+    if len(known_fields) >= REMEMBERED:
+        known_fields.clear()
+    fields = known_fields[section + HEAD_END] = read_fields(section.decode("latin-1"))
+    return fields
 
 
-@remember
 def read_fields(version_and_fields: str) -> Fields:
     """Read all of a head that follows the request-target, without the CRLFs that end it (RFC 9112 §2.3, §5)."""
     version, *lines = version_and_fields.split("\r\n")
@@ -239,7 +251,7 @@ def read_fields(version_and_fields: str) -> Fields:
     return interpret_fields(values, http_1_0=match[2] == "0")
 
 
-@remember
+@lru_cache(REMEMBERED)
 def read_field(line: str) -> Optional[tuple[str, str]]:
     """Read a field line: its name and its value in lower case, or None if the name is not of FIELDS_READ."""
     if not is_field_line(line):
@@ -355,13 +367,13 @@ def read_chunk_size(line: str) -> int:
 # -------------------------------------------------------------------------------------------------- Sum
 
 
-find_values = re.compile("=([^&]*)").findall
+find_values = re.compile(b"=([^&]*)").findall
 
 
-def query_values(query: str) -> list[Any]:
+def query_values(query: bytes) -> list[Any]:
     """The values of a query (WHATWG URL, application/x-www-form-urlencoded)."""
     values = find_values(query)
-    return list(map(unquote_plus, values)) if "%" in query or "+" in query else values
+    return [unquote_plus(value.decode()) for value in values] if PERCENT in query or PLUS in query else values
 
 
 def refuse_constant(name: str) -> None:
@@ -449,7 +461,7 @@ def exact_sum(values: list[float]) -> float:
 # ---------------------------------------------------------------------------------------------- Handler
 
 STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-STATUS_LINE[405] += f"Allow: {', '.join(METHODS)}\r\n"  # RFC 9110 §15.5.6
+STATUS_LINE[405] += f"Allow: {', '.join(METHODS.values())}\r\n"  # RFC 9110 §15.5.6
 REPLY_START = "%sDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
 INTERIM = "HTTP/1.1 100 Continue\r\n\r\n"
 EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
@@ -495,70 +507,79 @@ def configure(sock: socket.socket) -> None:
 class SumHandler(BaseHTTPRequestHandler):
     """A connection: receives, answers each complete request, sends (RFC 9112 §9).
 
-    Replies are put into `due` and sent, all at once, before the handler waits for more bytes. A RequestError raised
-    while a request is still being received closes the connection, because nobody knows where the next one begins.
+    Replies are put into `due` and sent, all at once, before the handler waits for more bytes. A request that is refused
+    while it is still being received closes the connection, because nobody knows where the next one begins.
     """
 
-    body = b""  # of the current request, where that is a POST
+    body = b""  # of the current request, if that is a POST
     deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
-    head = method = "-"  # of the current request; "-" where there is none
-    persistence = CLOSE  # of the connection, as the reply says
+    log_reply: Optional[Callable[[int, int], None]] = None  # with the status and the length of the content
 
     def setup(self) -> None:
         if not HANDS_OPTIONS_ON:
             configure(self.request)
         self.server.handlers.add(self)
-        self.due: list[str] = []  # replies to send
-
-    def handle(self) -> None:
-        try:
-            self.answer_requests()
-        except RequestError as refusal:
-            self.close_with(refusal)
-        except OSError:
-            raise
-        except Exception:
-            log.exception("A bug in this server: a request could not be answered")
-            self.close_with(RequestError(500, "This server has a bug; its log says more."))
+        self.due = ""  # replies to send
 
     def finish(self) -> None:
         self.server.handlers.discard(self)
 
-    def answer_requests(self) -> None:
+    def handle(self) -> None:
         """Answer requests until one of the two sides ends the connection."""
-        server, increment = self.server, self.server.counter.increment
-        receive, send, due = self.request.recv, self.request.sendall, self.due
+        server, increment, log_reply = self.server, self.server.counter.increment, self.log_reply
+        receive, send = self.request.recv, self.request.sendall
         answer_for, do_other = self.methods.get, SumHandler.do_other
         buffer, first = self.receive_first(), True
         while buffer:
             while buffer:
-                self.head, self.method, self.query, fields, buffer = take_head(buffer) or self.receive_head(buffer)
-                self.persistence, body_length, expectation, self.media_type = fields
-                increment()
+                self.received, persistence = buffer, CLOSE
                 try:
+                    method, self.query, fields, buffer = take_head(buffer) or self.receive_head(buffer)
+                    persistence, body_length, expectation, self.media_type = fields
+                    increment()
                     if body_length or expectation:
-                        buffer = self.receive_body(body_length, expectation, buffer)
+                        self.body, buffer = self.receive_body(body_length, expectation, buffer)
+                        if method != "POST":
+                            self.body = b""  # so that no idle connection keeps it
                     if server.stopping:
-                        self.persistence = CLOSE
-                    due.append(self.reply(200, answer_for(self.method, do_other)(self)))
-                except RequestError as refusal:
-                    if self.deadline:
-                        raise
-                    due.append(self.reply(refusal.status, str(refusal)))
-                if self.persistence is CLOSE:
-                    if len(due) > 1:
-                        server.hand_on()  # as a connection may not take at once what is more than a few hundred bytes
-                    self.send_due()
-                    if buffer or server.stopping:  # a client that knows nothing of the end may send more
-                        self.linger()
+                        persistence = CLOSE
+                    status, text = 200, answer_for(method, do_other)(self)
+                except OSError:
+                    raise
+                except Exception as error:
+                    method, status, text = self.refuse(error)
+                    if status == 500 or self.deadline:
+                        persistence = CLOSE
+                content = "" if method == "HEAD" else text
+                self.due += f"{server.reply_starts[status]}{len(text)}{persistence}{content}"  # RFC 9112 §4
+                if log_reply:
+                    log_reply(status, len(text))
+                if persistence is CLOSE:
+                    self.end(unread=buffer)
                     return
             if first:
                 server.hand_on()
                 first = False
-            send("".join(due).encode())  # as send_due(), without the call
-            due.clear()
+            send(self.due.encode())  # as send_due(), without the call
+            self.due = ""
             yield_turn()
             buffer = receive(REQUEST_BYTES)
+
+    def refuse(self, error: Exception) -> tuple[Optional[str], int, str]:
+        """The method of a request that ended in an error, maybe in its head, and the status and text of the reply."""
+        method = METHODS.get(self.received.lstrip(b"\r\n").partition(b" ")[0])
+        if isinstance(error, RequestError):
+            return method, error.status, str(error)
+        log.exception("A bug in this server: a request could not be answered")
+        return method, 500, "This server has a bug; its log says more."
+
+    def end(self, unread: bytes) -> None:
+        """Send the last replies, and read on where a client that knows nothing of the end may send more."""
+        if len(self.due) > AT_ONCE_BYTES:
+            self.server.hand_on()
+        self.send_due()
+        if unread or self.deadline or self.server.stopping:
+            self.linger()
 
     def do_GET(self) -> str:
         return sum_text(query_values(self.query))
@@ -577,15 +598,10 @@ class SumHandler(BaseHTTPRequestHandler):
     # Bound here: a look-up by name for each request would cost more.
     methods = {"GET": do_GET, "HEAD": do_HEAD, "POST": do_POST}
 
-    def reply(self, status: int, text: str) -> str:
-        """The reply to the current request, whose content is plain text in ASCII (RFC 9112 §4)."""
-        content = "" if self.method == "HEAD" else text
-        return f"{self.server.reply_starts[status]}{len(text)}{self.persistence}{content}"
-
     def send_due(self) -> None:
         """Send the replies that are due, in one piece."""
-        self.request.sendall("".join(self.due).encode())
-        self.due.clear()
+        self.request.sendall(self.due.encode())
+        self.due = ""
 
     def receive_first(self) -> bytes:
         """Receive what a client sends first; which has often come with the connection."""
@@ -599,29 +615,29 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def receive_head(self, buffer: bytes) -> Head:
         """Receive the rest of a head."""
-        self.head = self.method = "-"
         if buffer == b"\r\n":  # some clients end a request so; no request has begun with that alone
             self.server.hand_on()
             self.send_due()
-            buffer = self.request.recv(REQUEST_BYTES)
+            buffer = self.received = self.request.recv(REQUEST_BYTES)
             if not buffer:
                 raise ConnectionError("it sent no other request")
         self.deadline = monotonic() + HEAD_SECONDS
         while not (head := take_head(buffer)):
             buffer += self.receive_more("head")
+            self.received = buffer[:REQUEST_LINE_BYTES]  # as an idle connection need not keep all of it
         self.deadline = None
-        return head[0][:REQUEST_LINE_BYTES], *head[1:]  # an idle connection need not keep all of it
+        return head
 
-    def receive_body(self, length: int, expectation: str, buffer: bytes) -> bytes:
-        """Receive the current request's body into `body`; return what came behind it (RFC 9112 §6)."""
-        if length:
+    def receive_body(self, length: int, expectation: str, buffer: bytes) -> tuple[bytes, bytes]:
+        """Receive the current request's body; return it and what came behind it (RFC 9112 §6)."""
+        if length and (expectation or length == CHUNKED or length > len(buffer)):
             self.deadline = monotonic() + BODY_SECONDS
         if expectation and expectation != CONTINUE:
             raise RequestError(417, "The only expectation that this server meets is 100-continue.")
         if length > BODY_BYTES:
             raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
         if expectation and not buffer:
-            self.due.append(INTERIM)
+            self.due += INTERIM
         if length == CHUNKED:
             body, rest = decode_chunks(buffer, partial(self.receive_more, "body"))
         else:
@@ -632,9 +648,7 @@ class SumHandler(BaseHTTPRequestHandler):
                 buffer = bytes(received)
             body, rest = buffer[:length], buffer[length:]
         self.deadline = None
-        if self.method == "POST":
-            self.body = body
-        return rest
+        return body, rest
 
     def receive_more(self, part: str) -> bytes:
         """Send what is due, then wait for more of a part of a request, until the deadline."""
@@ -658,16 +672,6 @@ class SumHandler(BaseHTTPRequestHandler):
             raise RequestError(400, f"The connection ended before the request's {part} did.")
         return data
 
-    def close_with(self, refusal: RequestError) -> None:
-        """Send a reply after which the connection is closed."""
-        if not self.deadline or self.method == "-":  # what could not be read is a head
-            self.head, self.method = "-", refusal.method
-        self.persistence = CLOSE
-        self.server.hand_on()
-        self.due.append(self.reply(refusal.status, str(refusal)))
-        self.send_due()
-        self.linger()
-
     def linger(self) -> None:
         """Read on for a while: a close with bytes unread would reset the connection under the reply (RFC 9112 §9.6)."""
         self.request.shutdown(socket.SHUT_WR)
@@ -680,10 +684,9 @@ class SumHandler(BaseHTTPRequestHandler):
 class LoggingHandler(SumHandler):
     """The handler of `--access-log`: a line on standard error for each reply, as `http.server` writes it."""
 
-    def reply(self, status: int, text: str) -> str:
-        self.requestline = self.head.partition("\r\n")[0]
-        self.log_request(status, len(text))
-        return super().reply(status, text)
+    def log_reply(self, status: int, length: int) -> None:
+        self.requestline = self.received.lstrip(b"\r\n").partition(b"\r\n")[0].decode("latin-1")
+        self.log_request(status, length)
 
     def address_string(self) -> str:
         return self.client_address[0].removeprefix("::ffff:")  # IPv4, on a socket for both (RFC 4291 §2.5.5.2)
@@ -738,8 +741,9 @@ class Counter:
                 on_error.pop_all()
         self.identity = self.map[16:32]
         self.cells = memoryview(self.map).cast("Q")
-        first = (cell or 0) * self.STEP
-        self.cell = self.cells[first : first + bool(cell)]
+        offset = (cell or 0) * self.LINE
+        number = memoryview(self.map)[offset : offset + 8].cast("Q", ())  # of no dimension, which is the fastest
+        self.cell = number if cell else number.toreadonly()
 
     def own(self, *parts: Optional[int]) -> None:
         """Lock parts of the file. The worker of a program that was killed may still be about to let go of its cell."""
@@ -782,7 +786,7 @@ class Counter:
     def increment(self) -> None:
         """Count one request. An aligned 8-byte store, so that another process never reads half of it."""
         self.acquire()
-        self.cell[0] += 1
+        self.cell[()] += 1
         self.release()
 
     def total(self) -> int:

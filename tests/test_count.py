@@ -122,7 +122,7 @@ def test_the_total_is_that_of_all_workers(tmp_path, counter):
 
 @pytest.mark.smoke
 def test_a_cell_holds_more_than_32_bits(tmp_path, counter):
-    counter.cell[0] = 2**40
+    counter.cell[()] = 2**40
     counter.increment()
     assert counter.total() == 2**40 + 1
     assert struct.unpack_from("=Q", (tmp_path / "count").read_bytes(), 64) == (2**40 + 1,)
