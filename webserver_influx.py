@@ -187,12 +187,6 @@ def take_head(buffer: bytes) -> Optional[Head]:
         method, target, behind = buffer.split(b" ", 2)
     except ValueError:
         return refuse_early(buffer)
-    fields, rest = known_fields.get(behind), b""
-    if not fields:
-        section, end, rest = behind.partition(HEAD_END)
-        if not end:
-            return refuse_early(buffer)
-        fields = known_fields.get(section + end) or learn_fields(section)
     try:
         name = METHODS[method]
     except KeyError:
@@ -201,6 +195,12 @@ def take_head(buffer: bytes) -> Optional[Head]:
         if not is_method(method):
             raise RequestError(400, "The method is not a token.") from None
         name = method.decode()
+    fields, rest = known_fields.get(behind), b""
+    if not fields:
+        section, end, rest = behind.partition(HEAD_END)
+        if not end:
+            return refuse_early(buffer)
+        fields = known_fields.get(section + end) or learn_fields(section)
     if target.translate(VISIBLE) != target:
         raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
     if (not target or target[0] != SLASH) and not is_other_target(method + b" " + target):
