@@ -384,6 +384,7 @@ def refuse_constant(name: str) -> None:
 # An object becomes a tuple, so that it can be told from an array and a name given twice counts twice. A number becomes
 # a float without being an int first, which would take a time that grows with the square of its digits.
 JSON = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float, parse_constant=refuse_constant)
+JSON_NUMERIC = (float, str)  # what may be a number
 JSON_SPACE = " \t\r\n"
 JSON_STRING = re.compile(r'"[^"]*"?')
 JSON_BRACKET = re.compile(r"[\[\]{}]")
@@ -397,7 +398,11 @@ def json_values(body: bytes) -> list[Any]:
         raise RequestError(400, "The body is not UTF-8.") from None
     if not text:
         raise RequestError(400, "The body is empty; a JSON object is expected.")
-    if text.count("[") + text.count("{") > JSON_NESTING and json_nesting(text) > JSON_NESTING:
+    if (
+        len(text) > JSON_NESTING  # then it may be
+        and text.count("[") + text.count("{") > JSON_NESTING
+        and json_nesting(text) > JSON_NESTING
+    ):
         raise RequestError(400, f"The JSON text is nested deeper than {JSON_NESTING} levels.")
     try:
         document, end = JSON.raw_decode(text, len(text) - len(text.lstrip(JSON_SPACE)))
@@ -407,7 +412,7 @@ def json_values(body: bytes) -> list[Any]:
         raise RequestError(400, f"The body is not JSON: something follows the value (char {end}).")
     if type(document) is not tuple:
         raise RequestError(400, "The JSON text is not an object.")
-    return [value for _, value in document if type(value) in (float, str)]
+    return [value for _, value in document if type(value) in JSON_NUMERIC]
 
 
 def json_nesting(text: str) -> int:
@@ -646,7 +651,7 @@ class SumHandler(BaseHTTPRequestHandler):
                 while len(received) < length:
                     received += self.receive_more("body")
                 buffer = bytes(received)
-            body, rest = buffer[:length], buffer[length:]
+            body, rest = (buffer, b"") if length == len(buffer) else (buffer[:length], buffer[length:])
         self.deadline = None
         return body, rest
 
