@@ -516,6 +516,7 @@ class SumHandler(BaseHTTPRequestHandler):
     while it is still being received closes the connection, because nobody knows where the next one begins.
     """
 
+    received = b""  # all that has come of the current request, and maybe of others, or the beginning of that
     body = b""  # of the current request, if that is a POST
     deadline: Optional[float] = None  # monotonic seconds, while the rest of a request is awaited
     log_reply: Optional[Callable[[int, int], None]] = None  # with the status and the length of the content
@@ -635,6 +636,7 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def receive_body(self, length: int, expectation: str, buffer: bytes) -> tuple[bytes, bytes]:
         """Receive the current request's body; return it and what came behind it (RFC 9112 §6)."""
+        self.received = self.received[:REQUEST_LINE_BYTES]  # as an idle connection need not keep a body
         if length and (expectation or length == CHUNKED or length > len(buffer)):
             self.deadline = monotonic() + BODY_SECONDS
         if expectation and expectation != CONTINUE:

@@ -706,6 +706,16 @@ def test_an_idle_connection_does_not_keep_a_body(local, method):
         assert handler.body == b""
 
 
+def test_an_idle_connection_does_not_keep_a_body_that_came_behind_another_request(local):
+    web = local()
+    first = message("GET /", f"Padding: {'p' * 3000}")  # so that more is received at once than an idle connection holds
+    body = b'{"a": 4}' + b" " * 50_000
+    with web.connect() as connection:
+        exchange(connection, first + post(body), until=b"Sum: 4.0")
+        (handler,) = web.server.handlers
+        assert len(handler.received) <= webserver_influx.REQUEST_LINE_BYTES
+
+
 def test_a_thread_that_cannot_be_started_is_started_later(local, monkeypatch, caplog):
     def start_one(*arguments):
         if not next(one, False):

@@ -319,6 +319,14 @@ def test_a_bad_head_is_refused_byte_by_byte(status, head):
     assert refusal_of(bytewise(head)) == status
 
 
+@good_heads
+def test_a_good_head_that_is_known_is_still_not_taken_before_its_end(head):
+    known = take_head(head)
+    assert take_head(head) == known
+    for end in range(1, 5):
+        assert take_head(head[:-end]) is None
+
+
 @bad_heads
 def test_a_bad_head_is_refused_with_a_next_request_behind_it(status, head):
     assert refusal_of([head + NEXT]) == status
@@ -336,7 +344,18 @@ def test_more_is_needed(data):
 
 @pytest.mark.parametrize(
     "data",
-    [b"\x16\x03", b"\0", b"\n", b"GET /\n", b"GET / HTTP/1.1\r\r", b"\r\nG\0", b"GET / HTTP/1.1\r\nHost: x\n"],
+    [
+        b"\x16\x03",
+        b"\0",
+        b"\n",
+        b"GET /\n",
+        b"G(T / ",
+        b"G(T / HTTP/1.1\r\nHost: x\r\n",
+        b"\r\n\r\nGET / ",
+        b"GET / HTTP/1.1\r\r",
+        b"\r\nG\0",
+        b"GET / HTTP/1.1\r\nHost: x\n",
+    ],
 )
 def test_what_cannot_become_a_head_is_refused_before_its_end(data):
     assert refusal_of([data]) == 400
