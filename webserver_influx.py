@@ -692,7 +692,8 @@ class LoggingHandler(SumHandler):
     """The handler of `--access-log`: a line on standard error for each reply, as `http.server` writes it."""
 
     def log_reply(self, status: int, length: int) -> None:
-        self.requestline = self.received.lstrip(b"\r\n").partition(b"\r\n")[0].decode("latin-1")
+        line = self.received.lstrip(b"\r\n").partition(b"\r\n")[0].translate(None, CONTROLS + b"\r\n")
+        self.requestline = line.decode("ascii", "backslashreplace")  # as early 3.9 to 3.11 log all bytes as they are
         self.log_request(status, length)
 
     def address_string(self) -> str:

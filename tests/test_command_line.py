@@ -335,6 +335,17 @@ def test_access_log_does_not_show_one_request_as_another(program):
     assert re.search(r'\] "FOO" 400 \d+$', second)
 
 
+def test_access_log_shows_no_control_characters(program):
+    web = program("--bind", "127.0.0.1", "--access-log")
+    with socket.create_connection(web.address, PATIENCE_S) as client:
+        client.sendall(b"GET /\n\x1b[31m\x9b HTTP/1.1\r\n\r\n")
+        client.shutdown(socket.SHUT_WR)
+        wait_until(lambda: not client.recv(65536), what="the end of the connection")
+    assert web.stop() == 0
+    (line,) = (line for line in web.log() if ACCESS_LINE.fullmatch(line))
+    assert re.search(r'\] "GET /\[31m\\+x9b HTTP/1\.1" 400 \d+$', line)
+
+
 def hang_up(web: Program) -> None:
     """Reset a connection on which a request has been answered."""
     with socket.create_connection(web.address, PATIENCE_S) as client:
