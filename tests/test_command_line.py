@@ -323,12 +323,17 @@ def test_access_log_shows_an_ipv4_client_by_its_own_address(program):
     assert any(re.match(r'127\.0\.0\.1 - - \[.+\] "GET /\?a=1 ', line) for line in web.log())
 
 
-def test_access_log_does_not_show_one_request_as_another(program):
-    web = program("--bind", "127.0.0.1", "--access-log")
+def send_only(web: Program, data: bytes) -> None:
+    """Send this and no more, and wait for the end of the connection."""
     with socket.create_connection(web.address, PATIENCE_S) as client:
-        client.sendall(b"GET /?a=1 HTTP/1.1\r\nHost: x\r\n\r\nFOO\r\n\r\n")
+        client.sendall(data)
         client.shutdown(socket.SHUT_WR)
         wait_until(lambda: not client.recv(65536), what="the end of the connection")
+
+
+def test_access_log_does_not_show_one_request_as_another(program):
+    web = program("--bind", "127.0.0.1", "--access-log")
+    send_only(web, b"GET /?a=1 HTTP/1.1\r\nHost: x\r\n\r\nFOO\r\n\r\n")
     assert web.stop() == 0
     first, second = (line for line in web.log() if ACCESS_LINE.fullmatch(line))
     assert "/?a=1" in first
@@ -337,10 +342,7 @@ def test_access_log_does_not_show_one_request_as_another(program):
 
 def test_access_log_shows_no_control_characters(program):
     web = program("--bind", "127.0.0.1", "--access-log")
-    with socket.create_connection(web.address, PATIENCE_S) as client:
-        client.sendall(b"GET /\n\x1b[31m\x9b HTTP/1.1\r\n\r\n")
-        client.shutdown(socket.SHUT_WR)
-        wait_until(lambda: not client.recv(65536), what="the end of the connection")
+    send_only(web, b"GET /\n\x1b[31m\x9b HTTP/1.1\r\n\r\n")
     assert web.stop() == 0
     (line,) = (line for line in web.log() if ACCESS_LINE.fullmatch(line))
     assert re.search(r'\] "GET /\[31m\\+x9b HTTP/1\.1" 400 \d+$', line)
