@@ -74,7 +74,7 @@ SEND_SECONDS = 30.0  # for a client that does not read its reply
 LINGER_SECONDS = 5.0  # to read on after a refusal; nginx's lingering_timeout
 
 RETRY_SECONDS = 0.1  # between two tries to accept a connection, where that fails
-AT_ONCE_BYTES = 256  # which a connection takes even if its client does not read: a reply with a sum, not many
+UNREAD_BYTES = 256  # which a connection takes even if its client does not read: a reply with a sum, not many
 REQUEST_BYTES = 2 * 1024  # room that a connection holds while it waits for a request: for that of a browser
 RECEIVE_BYTES = 64 * 1024  # for the rest of a longer one
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
@@ -581,7 +581,7 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def end(self, unread: bytes) -> None:
         """Send the last replies, and read on where a client that knows nothing of the end may send more."""
-        if len(self.due) > AT_ONCE_BYTES:
+        if len(self.due) > UNREAD_BYTES:
             self.server.hand_on()
         self.send_due()
         if unread or self.deadline or self.server.stopping:
