@@ -454,6 +454,26 @@ def test_a_worker_that_cannot_be_started_is_tried_again(program):
 
 
 @linux
+@linux
+@pytest.mark.parametrize(
+    "without",
+    [
+        "del os.sched_yield, os.sched_setaffinity, os.sched_setscheduler, socket.MSG_DONTWAIT; sys.platform = 'other'",
+        "os.sched_setaffinity = os.sched_setscheduler = lambda *arguments: os.chdir('/nowhere')",
+        "sys._is_gil_enabled = lambda: False",
+    ],
+    ids=["another system", "forbidden", "free-threaded"],
+)
+def test_without_what_linux_offers_it_serves_and_says_nothing_of_it(program, tmp_path, without):
+    (tmp_path / "sitecustomize.py").write_text(f"import os, socket, sys\n{without}\n")
+    web = program("--bind", "127.0.0.1", env={"PYTHONPATH": str(tmp_path)})
+    assert os.sched_getaffinity(web.process.pid) == os.sched_getaffinity(0)
+    web.get("/?a=1")
+    web.get("/?a=1")
+    assert web.stop() == 0
+    assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "2"
+
+
 def test_workers_auto_is_one_for_each_cpu(program):
     cpus = len(os.sched_getaffinity(0))
     assert len(worker_pids(program("--workers", "auto"))) == (cpus if cpus > 1 else 0)
