@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S, PROGRAM, Daemon, clean_environment, free_port, new_folder, run_program, wait_until
+from daemons import PATIENCE_S, PROGRAM, Daemon, clean_environment, free_port, new_folder, run_program, wait_until
 
 from webserver_influx import DSN_VARIABLE, RESPAWN_SECONDS, Destination, __version__, parse_arguments
 

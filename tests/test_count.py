@@ -18,7 +18,7 @@ from pathlib import Path
 from time import time_ns
 
 import pytest
-from conftest import PATIENCE_S, PROJECT, clean_environment, run_program, wait_until
+from daemons import PATIENCE_S, PROJECT, clean_environment, run_program, wait_until
 
 import webserver_influx
 from webserver_influx import Counter, Destination, Outbox, Rejected, Reporter, StartError, Trouble, parse_dsn

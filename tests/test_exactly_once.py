@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S, PROJECT, Server, group_lives, wait_until
+from daemons import PATIENCE_S, PROJECT, Server, group_lives, wait_until
 from proxy import Fate, Proxy
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no kill -9 and no SIGSTOP")

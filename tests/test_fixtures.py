@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import Influxd, wait_until
+from daemons import Influxd, wait_until
 from proxy import Fate, Proxy
 
 TEN_POINTS = "\n".join(f"requests requests_number=1i {time}" for time in range(1, 11))
@@ -123,7 +123,7 @@ def test_no_process_outlives_a_pytest_that_is_killed():
     """The child has its parent's stdout, so reading that to its end means that both are gone."""
     script = """
         import os, signal
-        from conftest import Guard
+        from daemons import Guard
         Guard().spawn(["sleep", "60"])
         os.kill(os.getpid(), signal.SIGKILL)
     """

@@ -17,7 +17,7 @@ import time
 from typing import Callable, NamedTuple
 
 import pytest
-from conftest import PATIENCE_S, Server, free_port, received, wait_until
+from daemons import PATIENCE_S, Server, free_port, received, wait_until
 from test_request import BAD, CHUNKED_BAD, GOOD, MIB, chunk
 
 import webserver_influx

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import Influxd, InfluxError, Server, wait_until
+from daemons import Influxd, InfluxError, Server, wait_until
 from proxy import Fate, Proxy
 
 SECOND = 1_000_000_000
@@ -395,7 +395,7 @@ def test_an_error_of_influxdb_itself_is_one_line_in_its_own_words(server, conten
 def test_without_the_influxdb_package_the_server_serves_on_and_says_what_to_install(server, tmp_path):
     shadow = tmp_path / "shadow"
     shadow.mkdir()
-    (shadow / "influxdb.py").write_text('raise ImportError("No module named \'influxdb\'")\n')
+    (shadow / "influxdb.py").write_text("raise ImportError(\"No module named 'influxdb'\")\n")
     web = server("--interval", "0.2", env={"PYTHONPATH": str(shadow)})
     get(web, 2)
     wait_until(lambda: len(waiting(web)) >= 3)

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGURATION, PROJECT, Influxd, installed
+from daemons import CONFIGURATION, PROJECT, Influxd, installed
 
 POINT = "requests,request=GETs_per_minute requests_number=1i 1700000000000000000"
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import PATIENCE_S, PROJECT, Daemon, Influxd, free_port, installed, run_program, wait_until
+from daemons import PATIENCE_S, PROJECT, Daemon, Influxd, free_port, installed, run_program, wait_until
 
 import webserver_influx
 

@@ -945,9 +945,7 @@ def test_no_byte_string_makes_json_numbers_raise_anything_but_request_error(body
 @given(st.dictionaries(st.text(), st.one_of(json_leaves, st.integers(), st.lists(st.integers(), max_size=2))))
 def test_the_numbers_of_any_json_object_are_those_of_its_dict(document):
     plain = [
-        value
-        for value in document.values()
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        value for value in document.values() if isinstance(value, (int, float, str)) and not isinstance(value, bool)
     ]
     try:
         expected = numeric(map(str, plain))
