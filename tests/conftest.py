@@ -2,7 +2,7 @@
 
     def test_something(server, influxd):
         influx = influxd()  # new and empty, on a free port; with auth=True it asks for passwords
-        web = server("--interval", "1", influx=influx.dsn())
+        web = server("--interval", "1", "--influx", influx.dsn())
         assert web.get("/?a=3").text == "Sum: 3.0"
         wait_until(influx.points)
         influx.freeze()
@@ -60,36 +60,34 @@ def influxd(guard, tmp_path):
         yield make
 
 
-@pytest.fixture
-def server(guard, tmp_path, closed_port):
-    """server(*options, influx=None, state=None, port=None, bind="127.0.0.1", env=None, start=True) -> Server.
+@pytest.fixture(scope="session")
+def new_server(guard, closed_port):
+    """new_server(folder, *arguments, everywhere=False, env=None) -> Server, not started.
 
-    Without `influx`, a DSN, InfluxDB is where nothing listens, and never a real one of the machine's.
+    Where the arguments do not say otherwise, its port is a free one, and InfluxDB is where nothing listens, and never a
+    real one of the machine's. It listens on 127.0.0.1 only, or, with `everywhere`, where it does by default.
     """
+
+    def make(folder: Path, *arguments: str, everywhere: bool = False, env: dict[str, str] | None = None) -> Server:
+        given = list(arguments)
+        if "--bind" not in given and not everywhere:
+            given += ["--bind", "127.0.0.1"]
+        if "--port" not in given:
+            given += ["--port", str(free_port())]
+        if "--influx" not in given and "WEBSERVER_INFLUX_DSN" not in (env or {}):
+            given += ["--influx", f"influxdb://127.0.0.1:{closed_port}"]
+        return Server(guard, folder, given, env)
+
+    return make
+
+
+@pytest.fixture
+def server(new_server, tmp_path):
+    """server(*arguments, everywhere=False, env=None, start=True) -> Server; see new_server."""
     with contextlib.ExitStack() as at_end:
 
-        def make(
-            *options: str,
-            influx: str | None = None,
-            state: str | Path | None = None,
-            port: int | None = None,
-            bind: str = "127.0.0.1",
-            env: dict | None = None,
-            start: bool = True,
-        ) -> Server:
-            folder = new_folder(tmp_path, "server")
-            if influx is None and "WEBSERVER_INFLUX_DSN" not in (env or {}):
-                influx = f"influxdb://127.0.0.1:{closed_port}"
-            destination = ["--influx", influx] if influx else []
-            daemon = Server(
-                guard,
-                folder,
-                [*destination, *options],
-                port or free_port(),
-                state or folder / "math_server.db",
-                bind,
-                env,
-            )
+        def make(*arguments: str, start: bool = True, **options) -> Server:
+            daemon = new_server(new_folder(tmp_path, "server"), *arguments, **options)
             at_end.callback(daemon.close)
             return daemon.start() if start else daemon
 

@@ -140,14 +140,18 @@ class Daemon:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def start(self):
-        """Start it and wait until it answers. Raises AssertionError when it ends instead."""
+    def launch(self) -> None:
+        """Start it."""
         if self.process is not None:
             assert not self.running
             self._reap()
         with (self.folder / "stdout").open("ab") as out, (self.folder / "stderr").open("ab") as err:
             self.process = self._guard.spawn(self._command, stdout=out, stderr=err, **self._options)
         self._groups.append(self.process.pid)
+
+    def start(self):
+        """Start it and wait until it answers. Raises AssertionError when it ends instead."""
+        self.launch()
         wait_until(lambda: not self.running or self.answers(), what=f"{self._command} to answer")
         if not self.running:
             code = self._reap()
@@ -359,62 +363,68 @@ class Reply(NamedTuple):
     headers: http.client.HTTPMessage
 
 
+PASSWORD = "s3cret-word"  # for tests that need one; no server may ever print it
+
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) \S.*")
+ACCESS_LINE = re.compile(r'\S+ - - \[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d[^\]]*\] "[^"]*" \d{3} \d+')
+
+
 class Server(Daemon):
-    """webserver_influx.py as a process."""
+    """webserver_influx.py as a process, with exactly these arguments.
 
-    # Marks of a bug in what a program prints, whatever the test was about.
-    UNEXPECTED = ("Traceback", "Exception ignored", "ResourceWarning", "Fatal Python error")
+    Whatever a test is about, `close` fails it when the server ended badly, or has printed a password, what only a bug
+    prints, or anything on standard error that is no line of its log.
+    """
 
-    def __init__(
-        self,
-        guard: Guard,
-        folder: Path,
-        options: list[str],
-        port: int,
-        state: str | Path,
-        bind: str = "127.0.0.1",
-        env: dict | None = None,
-    ):
-        self.port = port
-        self.state = state
-        self.host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)
-        command = [
-            sys.executable,
-            "-X",
-            "faulthandler",
-            str(PROGRAM),
-            "--bind",
-            bind,
-            "--port",
-            str(port),
-            "--state",
-            str(state),
-            *options,
-        ]
+    UNEXPECTED = ("Traceback", "Exception ignored", "ResourceWarning", "Fatal Python error", PASSWORD, Influxd.USER[1])
+
+    def __init__(self, guard: Guard, folder: Path, arguments: list[str], env: dict | None = None):
+        command = [sys.executable, "-X", "faulthandler", str(PROGRAM), *arguments]
         super().__init__(guard, folder, command, {**clean_environment(), **(env or {})})
+        self.state = folder / dict(zip(arguments, arguments[1:])).get("--state", "math_server.db")
+        self.host, self.port = "", 0  # known once it has started
+
+    def start(self) -> Server:
+        super().start()
+        *_, (host, port) = re.findall(r"^Serving on http://(\[.+?\]|[^:]+):(\d+)", self.stdout_text(), re.MULTILINE)
+        self.host, self.port = "127.0.0.1" if host == "localhost" else host.strip("[]"), int(port)
+        return self
+
+    def answers(self) -> bool:
+        """As soon as it says so, it serves; it says it in two lines at each start."""
+        return self.stdout_text().count("\n") == 2 * len(self._groups)
 
     @property
     def url(self) -> str:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    def answers(self) -> bool:
-        with self.connect() as connection:
-            connection.shutdown(socket.SHUT_WR)  # no request: it would be counted
-            return connection.recv(1) == b""  # as soon as a thread serves, not only the port is open
+    def log(self) -> list[str]:
+        """The lines on standard error."""
+        return self.stderr_text().splitlines()
 
     def connect(self, timeout: float = PATIENCE_S) -> socket.socket:
         return socket.create_connection((self.host, self.port), timeout)
 
-    def request(self, method: str, path: str, body: bytes | str | None = None, headers: dict | None = None) -> Reply:
-        """One request on a connection of its own."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_S)
+    def refuses(self) -> bool:
+        """Whether it accepts no connection."""
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def request(
+        self, method: str, path: str, body: bytes | str | None = None, headers: dict | None = None, host: str = ""
+    ) -> Reply:
+        """One request on a connection of its own, to `host` if it is to be another of this machine's addresses."""
+        connection = http.client.HTTPConnection(host or self.host, self.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
             reply = connection.getresponse()
             return Reply(reply.status, reply.read().decode(), reply.headers)
 
-    def get(self, path: str = "/") -> Reply:
-        return self.request("GET", path)
+    def get(self, path: str = "/", host: str = "") -> Reply:
+        return self.request("GET", path, host=host)
 
     def raw(
         self, data: bytes, timeout: float = PATIENCE_S, until: bytes | None = None, half_close: bool = False
@@ -433,11 +443,15 @@ class Server(Daemon):
             return received(connection, deadline, until)
 
     def close(self) -> None:
-        """Stop it as a person would. Fails the test when it ends badly, or has printed what only a bug prints."""
+        """Stop it as a person would. Fails the test when anything was wrong with how it ended or what it printed."""
         problems = self._stop_well() if self.running else []
         super().close()
-        text = self.stdout_text() + self.stderr_text() if self.process else ""
+        if self.process is None:
+            return
+        text = self.stdout_text() + self.stderr_text()
         problems += [f"it printed {mark!r}" for mark in self.UNEXPECTED if mark in text]
+        odd = [line for line in self.log() if not (LOG_LINE.fullmatch(line) or ACCESS_LINE.fullmatch(line))]
+        problems += [f"{line!r} is no line of a log" for line in odd]
         assert not problems, "; ".join(problems) + "\n" + text
 
     def _stop_well(self) -> list[str]:

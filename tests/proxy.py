@@ -1,7 +1,7 @@
 """A proxy between the server and influxd that fails where networks fail: inside a request, or before the reply.
 
 with Proxy(influx.port) as proxy:
-    web = server(influx=influx.dsn(proxy.port))
+    web = server("--influx", influx.dsn(proxy.port))
     proxy.switch(Fate.DROP)
     proxy.choose = lambda request_line: rng.choice(list(Fate)) if "/write" in request_line else Fate.PASS
     wait_until(lambda: proxy.counts[Fate.DROP])

@@ -1,13 +1,12 @@
 """The command line: help, every option obeyed once by the real server, and one line for whatever is wrong.
 
-Whatever a test is about, `program` fails it when the server printed a traceback, a password, or anything on standard
+Whatever a test is about, `server` fails it when the server printed a traceback, a password, or anything on standard
 error that is no line of the log.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import re
 import signal
@@ -20,67 +19,23 @@ import time
 from pathlib import Path
 
 import pytest
-from daemons import PATIENCE_S, PROGRAM, Daemon, clean_environment, free_port, new_folder, run_program, wait_until
+from daemons import (
+    ACCESS_LINE,
+    PASSWORD,
+    PATIENCE_S,
+    PROGRAM,
+    Server,
+    free_port,
+    run_program,
+    wait_until,
+)
 
 from webserver_influx import DSN_VARIABLE, RESPAWN_SECONDS, Destination, __version__, parse_arguments
 
-PASSWORD = "s3cret-word"
-LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) \S.*")
-ACCESS_LINE = re.compile(r'\S+ - - \[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d[^\]]*\] "[^"]*" \d{3} \d+')
 REPORT_LINE = re.compile(r"\S+ \S+ INFO (\d+) requests in \d+ s, \d+\.\d per second; (.+)")
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at CPUs and processes as Linux has them")
-
-
-class Program(Daemon):
-    """webserver_influx.py with exactly these arguments, in a folder of its own."""
-
-    def __init__(self, guard, folder: Path, arguments: list[str], env: dict[str, str]):
-        super().__init__(guard, folder, [sys.executable, str(PROGRAM), *arguments], {**clean_environment(), **env})
-
-    def answers(self) -> bool:
-        return self.stdout_text().count("\n") == 2  # as soon as it says so, it serves
-
-    @property
-    def address(self) -> tuple[str, int]:
-        host, port = re.match(r"Serving on http://(\[.+?\]|[^:]+):(\d+)", self.stdout_text()).groups()
-        return host.strip("[]"), int(port)
-
-    def get(self, target: str = "/", host: str = "") -> str:
-        connection = http.client.HTTPConnection(host or self.address[0], self.address[1], timeout=PATIENCE_S)
-        with contextlib.closing(connection):
-            connection.request("GET", target)
-            return connection.getresponse().read().decode()
-
-    def log(self) -> list[str]:
-        return self.stderr_text().splitlines()
-
-    def close(self) -> None:
-        code = self.stop() if self.running else 0
-        super().close()
-        if self.process is not None:
-            assert code == 0 or os.name == "nt"
-            assert [line for line in self.log() if not (LOG_LINE.fullmatch(line) or ACCESS_LINE.fullmatch(line))] == []
-            assert PASSWORD not in self.stdout_text() + self.stderr_text()
-
-
-@pytest.fixture
-def program(guard, tmp_path, closed_port):
-    """program(*arguments, env=None, start=True) -> Program, on a free port, InfluxDB by default where nobody is."""
-    with contextlib.ExitStack() as at_end:
-
-        def make(*arguments: str, env: dict[str, str] | None = None, start: bool = True) -> Program:
-            given = list(arguments)
-            if "--port" not in given:
-                given += ["--port", "0"]
-            if "--influx" not in given and DSN_VARIABLE not in (env or {}):
-                given += ["--influx", f"influxdb://127.0.0.1:{closed_port}"]
-            daemon = Program(guard, new_folder(tmp_path, "program"), given, env or {})
-            at_end.callback(daemon.close)
-            return daemon.start() if start else daemon
-
-        yield make
 
 
 def failure(*arguments: str, env: dict[str, str] | None = None, code: int = 1) -> str:
@@ -189,43 +144,43 @@ def test_version_is_one_line():
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
-def test_without_bind_it_listens_on_ipv4_and_ipv6(program):
-    web = program()
+def test_without_bind_it_listens_on_ipv4_and_ipv6(server):
+    web = server(everywhere=True)
     assert re.match(r"Serving on http://localhost:\d+ and all other addresses; Ctrl-C stops\.\n", web.stdout_text())
-    assert [web.get(host=host) for host in ("127.0.0.1", "::1")] == ["Sum: 0", "Sum: 0"]
+    assert [web.get(host=host).text for host in ("127.0.0.1", "::1")] == ["Sum: 0", "Sum: 0"]
 
 
 @pytest.mark.smoke
-def test_bind_is_the_only_address_it_listens_on(program):
-    web = program("--bind", "127.0.0.1")
-    assert web.stdout_text().startswith(f"Serving on http://127.0.0.1:{web.address[1]}; Ctrl-C stops.\n")
-    assert web.get("/?a=1") == "Sum: 1.0"
+def test_bind_is_the_only_address_it_listens_on(server):
+    web = server("--bind", "127.0.0.1")
+    assert web.stdout_text().startswith(f"Serving on http://127.0.0.1:{web.port}; Ctrl-C stops.\n")
+    assert web.get("/?a=1").text == "Sum: 1.0"
     if sys.platform.startswith("linux"):  # where all of 127/8 is this machine
         with pytest.raises(ConnectionRefusedError):
             web.get(host="127.0.0.2")
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
-def test_bind_takes_an_ipv6_address(program):
-    web = program("--bind", "::1")
-    assert web.stdout_text().startswith(f"Serving on http://[::1]:{web.address[1]}; Ctrl-C stops.\n")
-    assert web.get(host="::1") == "Sum: 0"
+def test_bind_takes_an_ipv6_address(server):
+    web = server("--bind", "::1")
+    assert web.stdout_text().startswith(f"Serving on http://[::1]:{web.port}; Ctrl-C stops.\n")
+    assert web.get().text == "Sum: 0"
 
 
-def test_port_is_where_it_listens(program):
+def test_port_is_where_it_listens(server):
     port = free_port()
-    assert program("--port", str(port)).address[1] == port
+    assert server("--port", str(port)).port == port
 
 
-def test_port_0_takes_a_free_port_and_says_which(program):
-    first, second = program("--port", "0"), program("--port", "0")
-    assert len({0, first.address[1], second.address[1]}) == 3
-    assert first.get() == second.get() == "Sum: 0"
+def test_port_0_takes_a_free_port_and_says_which(server):
+    first, second = server("--port", "0"), server("--port", "0")
+    assert len({0, first.port, second.port}) == 3
+    assert first.get().text == second.get().text == "Sum: 0"
 
 
-def test_influx_is_where_the_points_go(program, influxd):
+def test_influx_is_where_the_points_go(server, influxd):
     influx = influxd()
-    web = program("--influx", f"influxdb://me:{PASSWORD}@127.0.0.1:{influx.port}/numbers")
+    web = server("--influx", f"influxdb://me:{PASSWORD}@127.0.0.1:{influx.port}/numbers")
     destination = f"http://127.0.0.1:{influx.port}, database numbers, user me"
     assert f"Every 60 s statistics go to {destination}; until then they are in math_server.db.\n" in web.stdout_text()
     web.get()
@@ -233,17 +188,17 @@ def test_influx_is_where_the_points_go(program, influxd):
     assert [row["requests_number"] for row in influx.query("SELECT * FROM numbers.autogen.requests")] == [1]
 
 
-def test_the_environment_is_where_the_points_go(program, influxd):
+def test_the_environment_is_where_the_points_go(server, influxd):
     influx = influxd()
-    web = program(env={DSN_VARIABLE: influx.dsn()})
+    web = server(env={DSN_VARIABLE: influx.dsn()})
     web.get()
     assert web.stop() == 0
     assert influx.total() == 1
 
 
-def test_influx_wins_over_the_environment(program, influxd):
+def test_influx_wins_over_the_environment(server, influxd):
     influx = influxd()
-    web = program("--influx", influx.dsn(), env={DSN_VARIABLE: f"no DSN at all {PASSWORD}"})
+    web = server("--influx", influx.dsn(), env={DSN_VARIABLE: f"no DSN at all {PASSWORD}"})
     web.get()
     assert web.stop() == 0
     assert influx.total() == 1
@@ -260,26 +215,26 @@ def test_influx_wins_over_the_environment_even_when_it_is_the_default(monkeypatc
     assert parse_arguments([]).destination == Destination()
 
 
-def test_interval_is_the_time_between_two_points(program, influxd):
+def test_interval_is_the_time_between_two_points(server, influxd):
     influx = influxd()
-    program("--influx", influx.dsn(), "--interval", "0.25")
+    server("--influx", influx.dsn(), "--interval", "0.25")
     points = wait_until(lambda: len(influx.points()) >= 5 and influx.points(), what="5 points")
     seconds = (points[4]["time"] - points[0]["time"]) / 1e9
     assert 0.5 < seconds < PATIENCE_S  # 1 s, but a beat may be late
 
 
-def test_tags_are_those_of_each_point(program, influxd):
+def test_tags_are_those_of_each_point(server, influxd):
     influx = influxd()
-    web = program("--influx", influx.dsn(), "--tag", "host=web 1", "--tag", "größe=a=b,c")
+    web = server("--influx", influx.dsn(), "--tag", "host=web 1", "--tag", "größe=a=b,c")
     assert web.stop() == 0
     (point,) = influx.points()
     del point["time"]
     assert point == {"request": "GETs_per_minute", "host": "web 1", "größe": "a=b,c", "requests_number": 0}
 
 
-def test_state_is_the_file_where_points_wait_with_the_counter_beside_it(program, tmp_path):
+def test_state_is_the_file_where_points_wait_with_the_counter_beside_it(server, tmp_path):
     state = tmp_path / "points here.db"
-    web = program("--state", str(state))
+    web = server("--state", str(state))
     web.get()
     assert web.stop() == 0
     assert {path.name for path in tmp_path.glob("points*")} == {"points here.db", "points here.db-count"}
@@ -287,8 +242,8 @@ def test_state_is_the_file_where_points_wait_with_the_counter_beside_it(program,
         assert database.execute("SELECT requests_number FROM requests").fetchall() == [(1,)]
 
 
-def test_without_state_the_file_is_math_server_db_in_the_current_folder(program):
-    web = program()
+def test_without_state_the_file_is_math_server_db_in_the_current_folder(server):
+    web = server()
     assert web.stop() == 0
     assert {path.name for path in web.folder.iterdir()} == {
         "stdout",
@@ -299,40 +254,40 @@ def test_without_state_the_file_is_math_server_db_in_the_current_folder(program)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_state_memory_leaves_no_file(program, influxd, workers):
+def test_state_memory_leaves_no_file(server, influxd, workers):
     influx = influxd()
-    web = program("--state", ":memory:", "--workers", workers, "--influx", influx.dsn())
+    web = server("--state", ":memory:", "--workers", workers, "--influx", influx.dsn())
     web.get()
     assert web.stop() == 0
     assert {path.name for path in web.folder.iterdir()} == {"stdout", "stderr"}
     assert influx.total() == 1
 
 
-def test_access_log_is_a_line_for_each_request(program):
-    web = program("--bind", "127.0.0.1", "--access-log")
+def test_access_log_is_a_line_for_each_request(server):
+    web = server("--access-log")
     web.get("/some/where?a=1%0A2&b=2")
     assert web.stop() == 0
     (line,) = (line for line in web.log() if ACCESS_LINE.fullmatch(line))
     assert re.fullmatch(r'127\.0\.0\.1 - - \[.+\] "GET /some/where\?a=1%0A2&b=2[^"]*" 200 8', line)
 
 
-def test_access_log_shows_an_ipv4_client_by_its_own_address(program):
-    web = program("--access-log")
+def test_access_log_shows_an_ipv4_client_by_its_own_address(server):
+    web = server("--access-log", everywhere=True)
     web.get("/?a=1")
     assert web.stop() == 0
     assert any(re.match(r'127\.0\.0\.1 - - \[.+\] "GET /\?a=1 ', line) for line in web.log())
 
 
-def send_only(web: Program, data: bytes) -> None:
+def send_only(web: Server, data: bytes) -> None:
     """Send this and no more, and wait for the end of the connection."""
-    with socket.create_connection(web.address, PATIENCE_S) as client:
+    with web.connect() as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
         wait_until(lambda: not client.recv(65536), what="the end of the connection")
 
 
-def test_access_log_does_not_show_one_request_as_another(program):
-    web = program("--bind", "127.0.0.1", "--access-log")
+def test_access_log_does_not_show_one_request_as_another(server):
+    web = server("--access-log")
     send_only(web, b"GET /?a=1 HTTP/1.1\r\nHost: x\r\n\r\nFOO\r\n\r\n")
     assert web.stop() == 0
     first, second = (line for line in web.log() if ACCESS_LINE.fullmatch(line))
@@ -340,33 +295,33 @@ def test_access_log_does_not_show_one_request_as_another(program):
     assert re.search(r'\] "FOO" 400 \d+$', second)
 
 
-def test_access_log_shows_no_control_characters(program):
-    web = program("--bind", "127.0.0.1", "--access-log")
+def test_access_log_shows_no_control_characters(server):
+    web = server("--access-log")
     send_only(web, b"GET /\n\x1b[31m\x9b HTTP/1.1\r\n\r\n")
     assert web.stop() == 0
     (line,) = (line for line in web.log() if ACCESS_LINE.fullmatch(line))
     assert re.search(r'\] "GET /\[31m\\+x9b HTTP/1\.1" 400 \d+$', line)
 
 
-def hang_up(web: Program) -> None:
+def hang_up(web: Server) -> None:
     """Reset a connection on which a request has been answered."""
-    with socket.create_connection(web.address, PATIENCE_S) as client:
+    with web.connect() as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         client.recv(1024)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @linux
-def test_verbose_logs_what_is_not_worth_a_line_otherwise(program):
-    web = program("--bind", "127.0.0.1", "--verbose")
+def test_verbose_logs_what_is_not_worth_a_line_otherwise(server):
+    web = server("--verbose")
     hang_up(web)
     wait_until(lambda: any(" DEBUG 127.0.0.1 hung up: " in line for line in web.log()), what="the line")
 
 
 @pytest.mark.smoke
-def test_a_quiet_run_logs_nothing_but_the_last_minute(program):
+def test_a_quiet_run_logs_nothing_but_the_last_minute(server):
     """Nor does a client that hangs up make it say a word."""
-    web = program("--bind", "127.0.0.1", "--influx", "influxdb://127.0.0.1:1", "--state", ":memory:")
+    web = server("--influx", "influxdb://127.0.0.1:1", "--state", ":memory:")
     hang_up(web)
     web.get()
     assert web.stop() == 0 or os.name == "nt"
@@ -376,8 +331,8 @@ def test_a_quiet_run_logs_nothing_but_the_last_minute(program):
         assert REPORT_LINE.fullmatch(report).groups() == ("2", "points lost, as they were in memory only: 1")
 
 
-def test_a_quiet_run_with_influxdb_logs_one_line_a_minute_and_no_other(program, influxd):
-    web = program("--influx", influxd().dsn())
+def test_a_quiet_run_with_influxdb_logs_one_line_a_minute_and_no_other(server, influxd):
+    web = server("--influx", influxd().dsn())
     web.get()
     assert web.stop() == 0
     (line,) = web.log()
@@ -385,23 +340,23 @@ def test_a_quiet_run_with_influxdb_logs_one_line_a_minute_and_no_other(program, 
 
 
 @linux
-def test_no_pin_leaves_the_process_on_all_cpus(program):
+def test_no_pin_leaves_the_process_on_all_cpus(server):
     ours = os.sched_getaffinity(0)
-    assert os.sched_getaffinity(program("--no-pin").process.pid) == ours
+    assert os.sched_getaffinity(server("--no-pin").process.pid) == ours
     if getattr(sys, "_is_gil_enabled", lambda: True)():
-        assert len(os.sched_getaffinity(program().process.pid)) == 1
+        assert len(os.sched_getaffinity(server().process.pid)) == 1
 
 
-def worker_pids(web: Program) -> list[int]:
+def worker_pids(web: Server) -> list[int]:
     lists = Path(f"/proc/{web.process.pid}/task").glob("*/children")  # of each thread
     children = [child for list_ in lists for child in list_.read_text().split()]
     return [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 @linux
-def test_workers_are_processes_that_count_together(program, influxd):
+def test_workers_are_processes_that_count_together(server, influxd):
     influx = influxd()
-    web = program("--workers", "2", "--influx", influx.dsn())
+    web = server("--workers", "2", "--influx", influx.dsn())
     assert len(worker_pids(web)) == 2
     for _ in range(20):
         web.get()
@@ -410,20 +365,20 @@ def test_workers_are_processes_that_count_together(program, influxd):
 
 
 @linux
-def test_ctrl_c_as_soon_as_workers_serve_is_told_by_no_traceback(program):
+def test_ctrl_c_as_soon_as_workers_serve_is_told_by_no_traceback(server):
     for _ in range(3):
-        web = program("--workers", "2", "--state", ":memory:")
+        web = server("--workers", "2", "--state", ":memory:")
         os.killpg(web.process.pid, signal.SIGINT)  # as a terminal does
         assert web.wait() == 0
         assert len(web.log()) <= 2  # InfluxDB, and the last minute
 
 
 @linux
-def test_workers_that_die_leave_no_file_open(program):
+def test_workers_that_die_leave_no_file_open(server):
     def open_files() -> int:
         return len(os.listdir(f"/proc/{web.process.pid}/fd"))
 
-    web = program("--workers", "2", "--state", ":memory:")
+    web = server("--workers", "2", "--state", ":memory:")
     wait_until(lambda: any("cannot be reached" in line for line in web.log()))  # so that nothing else opens files
     before = open_files()
     for _ in range(2):
@@ -434,10 +389,10 @@ def test_workers_that_die_leave_no_file_open(program):
 
 
 @linux
-def test_a_worker_that_cannot_be_started_is_tried_again(program):
+def test_a_worker_that_cannot_be_started_is_tried_again(server):
     import resource
 
-    web = program("--workers", "2", "--state", ":memory:")
+    web = server("--workers", "2", "--state", ":memory:")
     first, second = worker_pids(web)
     wait_until(lambda: any("cannot be reached" in line for line in web.log()))  # so that nothing else opens files
     soft, hard = resource.prlimit(web.process.pid, resource.RLIMIT_NOFILE)
@@ -464,9 +419,9 @@ def test_a_worker_that_cannot_be_started_is_tried_again(program):
     ],
     ids=["another system", "forbidden", "free-threaded"],
 )
-def test_without_what_linux_offers_it_serves_and_says_nothing_of_it(program, tmp_path, without):
+def test_without_what_linux_offers_it_serves_and_says_nothing_of_it(server, tmp_path, without):
     (tmp_path / "sitecustomize.py").write_text(f"import os, socket, sys\n{without}\n")
-    web = program("--bind", "127.0.0.1", env={"PYTHONPATH": str(tmp_path)})
+    web = server(env={"PYTHONPATH": str(tmp_path)})
     assert os.sched_getaffinity(web.process.pid) == os.sched_getaffinity(0)
     web.get("/?a=1")
     web.get("/?a=1")
@@ -474,9 +429,9 @@ def test_without_what_linux_offers_it_serves_and_says_nothing_of_it(program, tmp
     assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "2"
 
 
-def test_workers_auto_is_one_for_each_cpu(program):
+def test_workers_auto_is_one_for_each_cpu(server):
     cpus = len(os.sched_getaffinity(0))
-    assert len(worker_pids(program("--workers", "auto"))) == (cpus if cpus > 1 else 0)
+    assert len(worker_pids(server("--workers", "auto"))) == (cpus if cpus > 1 else 0)
 
 
 # --- bad usage
@@ -567,9 +522,9 @@ def test_an_empty_name_of_a_state_file_is_refused(misuse):
 
 
 @pytest.mark.parametrize("verbose", [[], ["--verbose"]])
-def test_a_wrong_password_is_reported_but_not_printed(program, influxd, verbose):
+def test_a_wrong_password_is_reported_but_not_printed(server, influxd, verbose):
     influx = influxd(auth=True)
-    web = program(*verbose, env={DSN_VARIABLE: influx.dsn(login=("math_server", PASSWORD))})
+    web = server(*verbose, env={DSN_VARIABLE: influx.dsn(login=("math_server", PASSWORD))})
     wait_until(lambda: any("does not know user math_server by this password" in line for line in web.log()))
     assert web.stop() == 0
     assert PASSWORD not in web.stdout_text() + web.stderr_text()
@@ -634,11 +589,11 @@ def test_the_database_of_another_program_is_one_line_and_left_as_it_is(state):
     assert Path(state).read_bytes() == before
 
 
-def test_a_state_that_another_server_uses_is_one_line(program, state):
-    web = program("--state", state)
+def test_a_state_that_another_server_uses_is_one_line(server, state):
+    web = server("--state", state)
     line = failure("--state", state, "--port", "0")
     assert line == f"{state}-count is in use by another server; give this one a --state of its own."
-    assert web.get() == "Sum: 0"
+    assert web.get().text == "Sum: 0"
 
 
 @linux
@@ -655,15 +610,14 @@ def test_an_output_that_is_full_is_not_blamed_on_the_state_file(state):
 
 @posix
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_during_the_start_ends_it_as_well(program, state, signum):
+def test_ctrl_c_during_the_start_ends_it_as_well(server, state, signum):
     """The start comes to a halt at a lock on the state file, the port being open; there the signal meets it."""
-    assert program("--state", state).stop() == 0
+    assert server("--state", state).stop() == 0
     port = free_port()
-    web = program("--state", state, "--port", str(port), start=False)
+    web = server("--state", state, "--port", str(port), start=False)
     with contextlib.closing(sqlite3.connect(state, isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        with open(web.folder / "stdout", "wb") as out, open(web.folder / "stderr", "wb") as err:
-            web.process = web._guard.spawn(web._command, stdout=out, stderr=err, **web._options)
+        web.launch()
         wait_until(lambda: not socket.create_connection(("127.0.0.1", port), 5).close(), what="the port to open")
         web.process.send_signal(signum)
         database.execute("ROLLBACK")
@@ -672,27 +626,19 @@ def test_ctrl_c_during_the_start_ends_it_as_well(program, state, signum):
 
 @posix
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_it_with_0_once_the_last_minute_is_recorded(program, signum):
-    web = program("--state", ":memory:")
+def test_ctrl_c_ends_it_with_0_once_the_last_minute_is_recorded(server, signum):
+    web = server("--state", ":memory:")
     web.get()
     assert web.stop(signum) == 0
     assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "1"
 
 
 @posix
-def test_a_second_ctrl_c_does_not_wait_for_requests_in_flight(program):
-    web = program("--bind", "127.0.0.1")
-    with socket.create_connection(web.address, PATIENCE_S) as client:
+def test_a_second_ctrl_c_does_not_wait_for_requests_in_flight(server):
+    web = server()
+    with web.connect() as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
         assert client.recv(1024).startswith(b"HTTP/1.1 100 ")
         web.process.send_signal(signal.SIGINT)
-        wait_until(lambda: refuses(web.address), what="it to accept no more")
+        wait_until(web.refuses, what="it to accept no more")
         assert web.stop(signal.SIGINT) == 130  # it would be 0, had it waited
-
-
-def refuses(address: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(address, PATIENCE_S).close()
-    except ConnectionRefusedError:
-        return True
-    return False

@@ -176,7 +176,7 @@ def test_the_books_balance_after_chaos(server, influxd):
 
     with Proxy(influx.port, fate) as proxy, contextlib.ExitStack() as at_end:
         dsn = influx.dsn(proxy.port)
-        webs = {name: server("--interval", "1", "--tag", f"server={name}", influx=dsn) for name in "AB"}
+        webs = {name: server("--interval", "1", "--tag", f"server={name}", "--influx", dsn) for name in "AB"}
         clients = {name: at_end.enter_context(contextlib.closing(Clients(web))) for name, web in webs.items()}
         over = threading.Event()
         killers = [
@@ -247,7 +247,7 @@ def pipeline(web: Server, connections: int, requests: int) -> None:
 
 def test_a_million_requests_over_64_connections_are_counted_to_the_unit(server, influxd):
     influx = influxd()
-    web = server("--interval", "1", influx=influx.dsn())
+    web = server("--interval", "1", "--influx", influx.dsn())
     requests = 1_000_000
     pipeline(web, 64, requests)
     assert counted(web) == requests + 1  # one was to see how long a reply is
@@ -275,7 +275,7 @@ def drain(connection: socket.socket) -> None:
 
 def test_a_stop_under_full_load_is_in_good_order_and_the_books_balance(server, influxd):
     influx = influxd()
-    web = server("--interval", "1", influx=influx.dsn())
+    web = server("--interval", "1", "--influx", influx.dsn())
     connections = [web.connect() for _ in range(8)]
     threads = [threading.Thread(target=blast, args=(connection,)) for connection in connections]
     for thread in threads:
@@ -334,7 +334,7 @@ def test_each_worker_serves_and_counts_into_the_cell_of_its_number(server):
 
 def test_a_worker_that_is_killed_is_replaced_and_the_count_stays_exact(server, influxd):
     influx = influxd()
-    web = server("--interval", "1", "--workers", "2", influx=influx.dsn())
+    web = server("--interval", "1", "--workers", "2", "--influx", influx.dsn())
     first, second = wait_until(lambda: len(workers_of(web)) == 2 and workers_of(web))
     assert get_many(web, 50) == 50
     os.kill(first, signal.SIGKILL)
@@ -350,7 +350,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_count_stays_exact(server, i
 
 def test_workers_end_with_a_program_that_is_killed_and_a_restart_balances(server, influxd):
     influx = influxd()
-    web = server("--interval", "1", "--workers", "2", influx=influx.dsn())
+    web = server("--interval", "1", "--workers", "2", "--influx", influx.dsn())
     group = web.process.pid
     assert get_many(web, 50) == 50
     web.kill()

@@ -17,7 +17,7 @@ import time
 from typing import Callable, NamedTuple
 
 import pytest
-from daemons import PATIENCE_S, Server, free_port, received, wait_until
+from daemons import PATIENCE_S, Server, received, wait_until
 from test_request import BAD, CHUNKED_BAD, GOOD, MIB, chunk
 
 import webserver_influx
@@ -119,12 +119,9 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 @pytest.fixture(scope="module")
-def web(guard, closed_port, tmp_path_factory):
+def web(new_server, tmp_path_factory):
     """One server for all tests that leave it as it was; when it has printed a traceback, the last of them fails."""
-    folder = tmp_path_factory.mktemp("web")
-    options = ["--influx", f"influxdb://127.0.0.1:{closed_port}"]
-    web = Server(guard, folder, options, free_port(), folder / "math_server.db")
-    with contextlib.closing(web):
+    with contextlib.closing(new_server(tmp_path_factory.mktemp("web"))) as web:
         yield web.start()
 
 
@@ -837,7 +834,7 @@ def test_it_listens_on_ipv4_and_ipv6_unless_told_otherwise(local):
 
 @needs_ipv6
 def test_it_serves_on_an_ipv6_address(server):
-    web = server(bind="::1")
+    web = server("--bind", "::1")
     assert web.get("/?a=3").text == "Sum: 3.0"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", web.port))
@@ -895,14 +892,6 @@ def test_wrk_sees_no_error(web):
 # --- the end
 
 
-def refuses_connections(web: Server) -> bool:
-    try:
-        web.connect(1).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_quietly(server, signum):
     web = server()
@@ -930,7 +919,7 @@ def test_requests_in_flight_are_answered_before_the_end(server, signum):
             connection.sendall(start)
             assert not is_readable(connection, 0.1)
         web.process.send_signal(signum)
-        wait_until(lambda: refuses_connections(web), PROMPT_S)
+        wait_until(web.refuses, PROMPT_S)
         half_a_head.sendall(body[20:])
         half_a_body.sendall(body[-3:])
         for connection in (half_a_head, half_a_body):
@@ -1034,7 +1023,7 @@ def test_a_second_ctrl_c_ends_the_server_at_once(server):
         connection.sendall(post(b'{"a": 3}')[:-1])
         assert not is_readable(connection, 0.1)
         web.process.send_signal(signal.SIGINT)
-        wait_until(lambda: refuses_connections(web))
+        wait_until(web.refuses)
         begin = time.monotonic()
         assert web.stop(signal.SIGINT) == 130
         assert time.monotonic() - begin < webserver_influx.GRACE_SECONDS - 0.5

@@ -80,7 +80,7 @@ def times_of(points: list[dict]) -> list[int]:
 
 def test_a_point_is_exactly_what_the_documentation_says(server, influx):
     before = time.time_ns()
-    web = server("--interval", "0.5", influx=influx.dsn())
+    web = server("--interval", "0.5", "--influx", influx.dsn())
     get(web, 3)
     assert web.stop() == 0
     after = time.time_ns()
@@ -99,7 +99,7 @@ def test_a_point_is_exactly_what_the_documentation_says(server, influx):
 
 
 def test_the_influx_command_shows_the_row(server, influx):
-    web = server(influx=influx.dsn())
+    web = server("--influx", influx.dsn())
     get(web, 4)
     assert web.stop() == 0
     (point,) = influx.points()
@@ -113,13 +113,13 @@ def test_the_influx_command_shows_the_row(server, influx):
 
 
 def test_an_interval_without_a_request_writes_0(server, influx):
-    server("--interval", "0.2", influx=influx.dsn())
+    server("--interval", "0.2", "--influx", influx.dsn())
     wait_until(lambda: len(influx.points()) >= 3)
     assert {point["requests_number"] for point in influx.points()} == {0}
 
 
 def test_every_kind_of_request_counts_and_what_is_no_request_does_not(server, influx):
-    web = server(influx=influx.dsn())
+    web = server("--influx", influx.dsn())
     assert web.get().status == 200
     assert web.request("HEAD", "/").status == 200
     assert web.request("POST", "/", "{}", {"Content-Type": "application/json"}).status == 200
@@ -133,8 +133,8 @@ def test_every_kind_of_request_counts_and_what_is_no_request_does_not(server, in
 
 def test_tags_keep_two_servers_in_one_database_apart(server, influx):
     odd = "a, b=c d"
-    web_1 = server("--tag", "server=1", "--tag", f"place={odd}", influx=influx.dsn())
-    web_2 = server("--tag", "server=2", influx=influx.dsn())
+    web_1 = server("--tag", "server=1", "--tag", f"place={odd}", "--influx", influx.dsn())
+    web_2 = server("--tag", "server=2", "--influx", influx.dsn())
     get(web_1, 1)
     get(web_2, 2)
     assert web_1.stop() == web_2.stop() == 0
@@ -148,7 +148,7 @@ def test_tags_keep_two_servers_in_one_database_apart(server, influx):
 
 def test_with_the_right_password_points_arrive(server, influxd):
     influx = influxd(auth=True)
-    web = server(influx=influx.dsn())
+    web = server("--influx", influx.dsn())
     get(web, 2)
     assert web.stop() == 0
     assert influx.total() == 2
@@ -169,7 +169,7 @@ def test_a_password_with_odd_characters_and_one_from_the_environment_work(server
 
 def test_a_wrong_password_is_one_line_that_says_what_to_do_and_never_the_password(server, influxd):
     influx = influxd(auth=True)
-    web = server("--interval", "0.2", "--verbose", influx=influx.dsn(login=("math_server", "Tr0ub4dor")))
+    web = server("--interval", "0.2", "--verbose", "--influx", influx.dsn(login=("math_server", "Tr0ub4dor")))
     wait_until(lambda: len(waiting(web)) >= 4)
     get(web, 2)
     influx.query("SET PASSWORD FOR math_server = 'Tr0ub4dor'")
@@ -187,7 +187,7 @@ def test_a_wrong_password_is_one_line_that_says_what_to_do_and_never_the_passwor
 def test_a_user_without_a_grant_is_one_line_with_the_grant_that_helps(server, influxd):
     influx = influxd(auth=True)
     influx.query("REVOKE ALL ON math_server FROM math_server")
-    web = server("--interval", "0.2", influx=influx.dsn())
+    web = server("--interval", "0.2", "--influx", influx.dsn())
     get(web, 2)
     wait_until(lambda: len(waiting(web)) >= 3)
     (line,) = warnings_of(web)
@@ -200,7 +200,7 @@ def test_a_user_without_a_grant_is_one_line_with_the_grant_that_helps(server, in
 def test_a_missing_database_that_the_user_may_not_create_stops_nothing(server, influxd):
     influx = influxd(auth=True)
     influx.query("DROP DATABASE math_server")
-    web = server("--interval", "0.2", influx=influx.dsn())
+    web = server("--interval", "0.2", "--influx", influx.dsn())
     get(web, 2)
     wait_until(lambda: len(waiting(web)) >= 3)
     (line,) = warnings_of(web)
@@ -211,7 +211,7 @@ def test_a_missing_database_that_the_user_may_not_create_stops_nothing(server, i
 
 
 def test_a_database_that_is_dropped_is_made_again(server, influx):
-    web = server("--interval", "0.2", influx=influx.dsn())
+    web = server("--interval", "0.2", "--influx", influx.dsn())
     wait_until(influx.points)
     influx.query("DROP DATABASE math_server")
     get(web, 2)
@@ -223,7 +223,7 @@ def test_a_database_that_is_dropped_is_made_again(server, influx):
 
 def test_an_influxd_that_starts_later_gets_every_point_with_its_own_time(server, influxd):
     influx = influxd(start=False)
-    web = server("--interval", "0.2", influx=influx.dsn())
+    web = server("--interval", "0.2", "--influx", influx.dsn())
     for _ in range(3):
         get(web, 2)
         number = len(waiting(web))
@@ -242,7 +242,7 @@ def test_an_influxd_that_starts_later_gets_every_point_with_its_own_time(server,
 
 def test_points_that_waited_arrive_after_a_restart_of_the_server_too(server, influxd):
     influx = influxd(start=False)
-    web = server(influx=influx.dsn())
+    web = server("--influx", influx.dsn())
     get(web, 3)
     assert web.stop() == 0
     assert [number for _, number in waiting(web)] == [3]
@@ -254,7 +254,7 @@ def test_points_that_waited_arrive_after_a_restart_of_the_server_too(server, inf
 
 
 def test_a_restart_of_influxd_in_mid_run_loses_nothing(server, influx):
-    web = server("--interval", "0.2", influx=influx.dsn())
+    web = server("--interval", "0.2", "--influx", influx.dsn())
     get(web, 2)
     wait_until(lambda: influx.total() == 2)
     influx.stop()
@@ -272,8 +272,8 @@ def test_a_restart_of_influxd_in_mid_run_loses_nothing(server, influx):
 @posix
 def test_a_frozen_influxd_holds_up_neither_requests_nor_points_nor_the_end(server, influx):
     """Two servers, so that two time-outs take the time of one: one goes on, the other is stopped."""
-    web = server("--interval", "0.5", "--tag", "server=1", influx=influx.dsn())
-    ending = server("--tag", "server=2", influx=influx.dsn())
+    web = server("--interval", "0.5", "--tag", "server=1", "--influx", influx.dsn())
+    ending = server("--tag", "server=2", "--influx", influx.dsn())
     get(ending, 3)
     wait_until(influx.points)
     influx.freeze()
@@ -295,7 +295,7 @@ def test_a_frozen_influxd_holds_up_neither_requests_nor_points_nor_the_end(serve
 
 
 def test_sigterm_delivers_the_last_part_of_an_interval_within_5_s(server, influx):
-    web = server("--interval", "60", influx=influx.dsn())
+    web = server("--interval", "60", "--influx", influx.dsn())
     get(web, 6)
     started = time.monotonic()
     assert web.stop() == 0
@@ -307,7 +307,7 @@ def test_sigterm_delivers_the_last_part_of_an_interval_within_5_s(server, influx
 
 @posix
 def test_ctrl_c_is_as_good_as_sigterm(server, influx):
-    web = server("--interval", "60", influx=influx.dsn())
+    web = server("--interval", "60", "--influx", influx.dsn())
     get(web, 6)
     assert web.stop(signal.SIGINT) == 0
     assert influx.total() == 6
@@ -315,7 +315,7 @@ def test_ctrl_c_is_as_good_as_sigterm(server, influx):
 
 @posix
 def test_a_second_ctrl_c_ends_the_server_at_once_and_the_count_is_kept(server, influx):
-    web = server("--interval", "60", influx=influx.dsn())
+    web = server("--interval", "60", "--influx", influx.dsn())
     get(web, 6)
     time.sleep(0.5)  # the client is made
     influx.freeze()
@@ -332,7 +332,7 @@ def test_a_second_ctrl_c_ends_the_server_at_once_and_the_count_is_kept(server, i
 def test_a_write_whose_reply_was_lost_is_repeated_and_counts_once(server, influx):
     influx.query("CREATE DATABASE math_server")
     with Proxy(influx.port, lambda line: Fate.DROP if "/write" in line else Fate.PASS) as proxy:
-        web = server("--interval", "0.2", influx=influx.dsn(proxy.port))
+        web = server("--interval", "0.2", "--influx", influx.dsn(proxy.port))
         get(web, 5)
         wait_until(lambda: influx.total() == 5 and proxy.counts[Fate.DROP] >= 4)
         assert sum(number for _, number in waiting(web)) == 5
@@ -346,7 +346,7 @@ def test_a_write_whose_reply_was_lost_is_repeated_and_counts_once(server, influx
 def test_a_proxy_in_the_environment_does_not_divert_loopback(server, influx, closed_port):
     proxy = f"http://127.0.0.1:{closed_port}"
     env = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), proxy)
-    web = server(influx=influx.dsn(), env={**env, "NO_PROXY": "", "no_proxy": ""})
+    web = server("--influx", influx.dsn(), env={**env, "NO_PROXY": "", "no_proxy": ""})
     get(web, 2)
     assert web.stop() == 0
     assert influx.total() == 2
@@ -354,7 +354,7 @@ def test_a_proxy_in_the_environment_does_not_divert_loopback(server, influx, clo
 
 def test_the_default_host_name_reaches_influxd(server, influx):
     """localhost may be ::1 first, where influxd does not listen."""
-    web = server(influx=f"influxdb://localhost:{influx.port}")
+    web = server("--influx", f"influxdb://localhost:{influx.port}")
     get(web, 2)
     assert web.stop() == 0
     assert influx.total() == 2
@@ -362,7 +362,7 @@ def test_the_default_host_name_reaches_influxd(server, influx):
 
 def test_what_is_no_influxdb_is_one_line_and_points_wait(server):
     other = server()
-    web = server("--interval", "0.2", influx=f"influxdb://127.0.0.1:{other.port}")
+    web = server("--interval", "0.2", "--influx", f"influxdb://127.0.0.1:{other.port}")
     get(web, 2)
     wait_until(lambda: sum(number for _, number in waiting(web)) == 2 and len(waiting(web)) >= 3)
     assert len(warnings_of(web)) == 1
@@ -383,7 +383,7 @@ def test_an_error_of_influxdb_itself_is_one_line_in_its_own_words(server, conten
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Ill) as ill:
         threading.Thread(target=ill.serve_forever, args=(0.01,), daemon=True).start()
-        web = server("--interval", "0.2", influx=f"influxdb://127.0.0.1:{ill.server_port}")
+        web = server("--interval", "0.2", "--influx", f"influxdb://127.0.0.1:{ill.server_port}")
         get(web, 2)
         wait_until(lambda: len(waiting(web)) >= 3)
         (line,) = warnings_of(web)
@@ -412,7 +412,7 @@ def test_without_the_influxdb_package_the_server_serves_on_and_says_what_to_inst
 @pytest.fixture
 def stopped(server, influx):
     """A server that has run and is stopped, its database made; what waits is put into its state file."""
-    web = server("--interval", "0.3", influx=influx.dsn())
+    web = server("--interval", "0.3", "--influx", influx.dsn())
     wait_until(influx.points)
     assert web.stop() == 0
     return web
@@ -452,7 +452,7 @@ def test_a_batch_that_is_too_large_is_split(server, influxd):
     configuration = influx.folder / "influxdb.conf"
     text = configuration.read_text(encoding="utf-8")
     configuration.write_text(text.replace("[http]\n", "[http]\n  max-body-size = 2000\n"), encoding="utf-8")
-    web = server(influx=influx.dsn())
+    web = server("--influx", influx.dsn())
     assert web.stop() == 0
     old = time.time_ns() - DAY
     put_aside_for_later(web, [(old + step, step) for step in range(1, 501)])
@@ -482,7 +482,7 @@ def make_a_year_wait(web: Server) -> None:
 
 
 def test_a_backlog_of_a_year_drains_and_holds_up_neither_requests_nor_points(server, influx):
-    web = server("--interval", "1", influx=influx.dsn())
+    web = server("--interval", "1", "--influx", influx.dsn())
     wait_until(influx.points)
     assert web.stop() == 0
     make_a_year_wait(web)
