@@ -20,7 +20,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-pytest.register_assert_rewrite("daemons")  # so that its assertions say what they compared, too
+pytest.register_assert_rewrite("daemons", "refusals")  # so that their assertions say what they compared, too
 
 from daemons import Guard, Influxd, Server, free_port, new_folder  # noqa: E402
 

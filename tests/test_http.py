@@ -17,15 +17,15 @@ import time
 from typing import Callable, NamedTuple
 
 import pytest
+from chunks import CHUNKED_BAD, LAST_CHUNK, MIB, chunk
 from daemons import PATIENCE_S, Server, received, wait_until
-from test_request import BAD, CHUNKED_BAD, GOOD, MIB, chunk
+from heads import BAD, GOOD
 
 import webserver_influx
 from webserver_influx import Counter, SumHandler, SumServer, listen
 
 JSON_TYPE = "Content-Type: application/json"
 WRONG_TYPE = 'Please, ensure the content type of your request is "application/json".'
-LAST_CHUNK = b"0\r\n\r\n"
 PROMPT_S = 5  # for what needs no waiting, on a machine that is busy; shorter than any time-out that it is told from
 
 

@@ -1,0 +1,223 @@
+"""Heads of requests, good and bad, for every test that wants one of each.
+
+GOOD holds bytes, BAD the status that refuses the bytes with them; the keys say what is special, in ids of tests.
+"""
+
+from __future__ import annotations
+
+NEXT = b"GET /next?a=1 HTTP/1.1\r\nHost: next\r\n\r\n"  # what may follow each of them
+
+
+def head_of(*lines: str, host: str | None = "x") -> bytes:
+    """These lines, a Host unless it is None, and the empty line, in Latin-1."""
+    fields = lines if host is None else (lines[0], f"Host: {host}", *lines[1:])
+    return "".join(f"{line}\r\n" for line in (*fields, "")).encode("latin-1")
+
+
+def get(*fields: str, host: str | None = "x") -> bytes:
+    return head_of("GET / HTTP/1.1", *fields, host=host)
+
+
+def get_1_0(*fields: str, host: str | None = None) -> bytes:
+    return head_of("GET / HTTP/1.0", *fields, host=host)
+
+
+def line_of(size: int) -> bytes:
+    """A head whose request line has this many bytes."""
+    start, end = b"GET /?a=3&b=", b" HTTP/1.1"
+    return start + b"1" * (size - len(start) - len(end)) + end + b"\r\nHost: x\r\n\r\n"
+
+
+def head_of_size(size: int) -> bytes:
+    """A head of this many bytes, without the empty line at its end."""
+    start = b"GET / HTTP/1.1\r\nHost: x\r\nPadding: "
+    return start + b"p" * (size - len(start)) + b"\r\n\r\n"
+
+
+def fields_of(count: int) -> bytes:
+    """A head of this many fields, its Host among them."""
+    return get(*(f"F{number}: v" for number in range(count - 1)))
+
+
+GOOD = {
+    "the simplest": get(),
+    "a query": head_of("GET /?a=3&b=3 HTTP/1.1"),
+    "a query with what RFC 3986 would encode": head_of('GET /?a=[3]|"^`{}<>\\ HTTP/1.1'),
+    "HEAD": head_of("HEAD / HTTP/1.1"),
+    "POST": head_of("POST / HTTP/1.1", "Content-Length: 3", "Content-Type: application/json"),
+    "a method that nobody knows": head_of("BREW /pot HTTP/1.1"),
+    "a method in lower case, which is another method": head_of("get / HTTP/1.1"),
+    "a method of all token characters": head_of("!#$%&'*+-.^_`|~09azAZ / HTTP/1.1"),
+    "HTTP/1.1 to come": head_of("GET / HTTP/1.9"),
+    "HTTP/1.0 without Host": get_1_0(),
+    "HTTP/1.0 with Host": get_1_0(host="x"),
+    "HTTP/1.0 with keep-alive": get_1_0("Connection: Keep-Alive"),
+    "absolute-form": head_of("GET http://x:80/path?a=3 HTTP/1.1"),
+    "absolute-form of IPv6": head_of("GET http://[::1]:80/?a=3 HTTP/1.1"),
+    "absolute-form with a query and no path": head_of("GET http://x?a=3 HTTP/1.1"),
+    "absolute-form of another scheme": head_of("GET HTTPS://x HTTP/1.1"),
+    "OPTIONS *": head_of("OPTIONS * HTTP/1.1"),
+    "OPTIONS of a path": head_of("OPTIONS / HTTP/1.1"),
+    "CONNECT": head_of("CONNECT example.org:443 HTTP/1.1"),
+    "CONNECT to IPv6": head_of("CONNECT [::1]:443 HTTP/1.1"),
+    "Host with a port": get(host="example.org:8008"),
+    "Host with an empty port": get(host="example.org:"),
+    "Host of IPv4": get(host="127.0.0.1:8008"),
+    "Host of IPv6": get(host="[::1]"),
+    "Host of IPv6 with a port": get(host="[::1]:80"),
+    "Host of mapped IPv4": get(host="[::ffff:127.0.0.1]:80"),
+    "Host that is empty": get(host=""),
+    "Host with an escape": get(host="a%20b"),
+    "Host with sub-delims": get(host="a_b~!$&'()*+,;=.example"),
+    "Host in upper case": get("HOST: x", host=None),
+    "Host with spaces and tabs around": get("Host: \t x \t ", host=None),
+    "Host without a space": get("Host:x", host=None),
+    "a field without a value": get("Empty:"),
+    "a field value of Latin-1": get("Name: J\xfcrgen\xff\x80"),
+    "a field value with a tab": get("Name: a\tb"),
+    "a field name of all token characters": get("!#$%&'*+-.^_`|~09azAZ: v"),
+    "an empty line first": b"\r\n" + get(),
+    "a Content-Length of 0": get("Content-Length: 0"),
+    "a Content-Length with leading zeros": get("Content-Length: 000000000000000000000000000000000003"),
+    "the same Content-Length twice in a field": get("Content-Length: 3, 3"),
+    "the same Content-Length in two fields": get("Content-Length: 3", "Content-Length: 3"),
+    "a Content-Length past every integer": get("Content-Length: " + "9" * 5000),
+    "chunked": get("Transfer-Encoding: chunked"),
+    "chunked in another case": get("Transfer-Encoding: CHUNKED"),
+    "chunked among empty members": get("Transfer-Encoding: , chunked,"),
+    "an expectation": get("Expect: 100-continue"),
+    "an expectation that is unknown": get("Expect: the-unexpected"),
+    "a request line of 8192 bytes": line_of(8192),
+    "a head of 65536 bytes": head_of_size(65536),
+    "100 fields": fields_of(100),
+}
+
+BAD = {
+    # malformed request lines
+    "a number for a line": (400, b"1\r\n\r\n"),
+    "HTTP/0.9": (400, head_of("GET /", host=None)),
+    "HTTP/0.9 with fields": (400, head_of("GET /")),
+    "a method alone": (400, head_of("GET")),
+    "no method": (400, head_of(" / HTTP/1.1")),
+    "no target": (400, head_of("GET  HTTP/1.1")),
+    "two spaces before the target": (400, head_of("GET  / HTTP/1.1")),
+    "two spaces behind the target": (400, head_of("GET /  HTTP/1.1")),
+    "a tab between": (400, head_of("GET\t/\tHTTP/1.1")),
+    "a space at the end": (400, head_of("GET / HTTP/1.1 ")),
+    "a space at the start": (400, head_of(" GET / HTTP/1.1")),
+    "a space in the target": (400, head_of("GET /a b HTTP/1.1")),
+    "a method that is no token": (400, head_of("G(T / HTTP/1.1")),
+    "a method in Latin-1": (400, head_of("G\xc9T / HTTP/1.1")),
+    "a target that is no path": (400, head_of("GET path HTTP/1.1")),
+    "a target that is a query": (400, head_of("GET ?a=3 HTTP/1.1")),
+    "a target with a fragment": (400, head_of("GET /#top HTTP/1.1")),
+    "a target with a DEL": (400, head_of("GET /\x7f HTTP/1.1")),
+    "a target in Latin-1": (400, head_of("GET /\xe9 HTTP/1.1")),
+    "a target in UTF-8": (400, "GET /é HTTP/1.1\r\nHost: x\r\n\r\n".encode()),
+    "absolute-form without a host": (400, head_of("GET http:///?a=1 HTTP/1.1")),
+    "absolute-form with a query for a host": (400, head_of("GET http://?a=1 HTTP/1.1")),
+    "absolute-form of nothing": (400, head_of("GET http:// HTTP/1.1")),
+    "absolute-form with a port alone": (400, head_of("GET http://:80/ HTTP/1.1")),
+    "absolute-form with an open bracket": (400, head_of("GET http://[::1/ HTTP/1.1")),
+    "absolute-form with a user": (400, head_of("GET http://user:password@x/ HTTP/1.1")),
+    "absolute-form with a host that is none": (400, head_of("GET http://a<>b/ HTTP/1.1")),
+    "GET *": (400, head_of("GET * HTTP/1.1")),
+    "GET of an authority": (400, head_of("GET example.org:443 HTTP/1.1")),
+    "CONNECT to nothing sensible": (400, head_of("CONNECT a@b HTTP/1.1")),
+    "CONNECT to brackets around a field": (400, b"CONNECT [ HTTP/1.1\r\nX:] HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "CONNECT to brackets around controls": (400, b"CONNECT [a\0\n\xff]:1 HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "CONNECT to a name in brackets": (400, head_of("CONNECT [zz]:80 HTTP/1.1")),
+    "CONNECT to nothing at all": (400, head_of("CONNECT  HTTP/1.1")),
+    "OPTIONS **": (400, head_of("OPTIONS ** HTTP/1.1")),
+    "no version": (400, head_of("GET / ")),
+    "a version in lower case": (400, head_of("GET / http/1.1")),
+    "a version of one digit": (400, head_of("GET / HTTP/1")),
+    "a version of three digits": (400, head_of("GET / HTTP/1.10")),
+    "a version of digits that are not ASCII": (400, head_of("GET / HTTP/1.\xb2")),
+    "another protocol": (400, head_of("GET / RTSP/1.1")),
+    "two empty lines first": (400, b"\r\n\r\n" + get()),
+    # malformed fields
+    "obs-fold": (400, get("Name: a", " b")),
+    "obs-fold with a tab": (400, get("Name: a", "\tb")),
+    "obs-fold in the first field": (400, b"GET / HTTP/1.1\r\n Host: x\r\n\r\n"),
+    "a space before the colon": (400, get("Name : v")),
+    "a tab before the colon": (400, get("Name\t: v")),
+    "no colon": (400, get("Name")),
+    "no name": (400, get(": v")),
+    "a name that is no token": (400, get("Na(me: v")),
+    "a name in Latin-1": (400, get("N\xe4me: v")),
+    "NUL in a value": (400, get("Name: a\0b")),
+    "NUL in a name": (400, get("Na\0me: v")),
+    "NUL in the target": (400, head_of("GET /\0 HTTP/1.1")),
+    "NUL in the method": (400, head_of("GE\0T / HTTP/1.1")),
+    "a DEL in a value": (400, get("Name: \x7f")),
+    "an escape in a value": (400, get("Name: \x1b[31m")),
+    "a bare CR in a value": (400, get("Name: a\rb")),
+    "a bare LF in a value": (400, get("Name: a\nb: c")),
+    "a bare CR behind the request line": (400, b"GET / HTTP/1.1\rHost: x\r\n\r\n"),
+    "a bare LF behind the request line": (400, b"GET / HTTP/1.1\nHost: x\r\n\r\n"),
+    "CR CR LF": (400, b"GET / HTTP/1.1\r\r\nHost: x\r\n\r\n"),
+    "bare LFs everywhere": (400, b"GET / HTTP/1.1\nHost: x\n\n"),
+    "a TLS ClientHello": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32) + b"\r\n\r\n"),
+    # Host
+    "no Host": (400, get(host=None)),
+    "two Hosts": (400, get("Host: x")),
+    "two Hosts in HTTP/1.0": (400, get_1_0("Host: y", host="x")),
+    "two Hosts in one": (400, get(host="x, y b")),
+    "Host with a space": (400, get(host="a b")),
+    "Host with a port of letters": (400, get(host="x:abc")),
+    "Host with two ports": (400, get(host="x:1:2")),
+    "Host with a signed port": (400, get(host="x:-1")),
+    "Host with a user": (400, get(host="user@x")),
+    "Host with a path": (400, get(host="x/")),
+    "Host that is a URI": (400, get(host="http://x")),
+    "Host of IPv6 without brackets": (400, get(host="::1")),
+    "Host with a bracket that is not closed": (400, get(host="[::1")),
+    "Host with empty brackets": (400, get(host="[]")),
+    "Host with a name in brackets": (400, get(host="[x]")),
+    "Host with IPv4 in brackets": (400, get(host="[127.0.0.1]")),
+    "Host with a zone": (400, get(host="[fe80::1%eth0]")),
+    "Host with something behind the bracket": (400, get(host="[::1]x")),
+    "Host with half an escape": (400, get(host="a%2")),
+    "Host in Latin-1": (400, get(host="\xe9")),
+    "Host malformed in HTTP/1.0": (400, get_1_0(host="a b")),
+    # body length
+    "Content-Length and Transfer-Encoding": (400, get("Content-Length: 3", "Transfer-Encoding: chunked")),
+    "Transfer-Encoding and Content-Length": (400, get("Transfer-Encoding: chunked", "Content-Length: 3")),
+    "Content-Length and an unknown coding": (400, get("Content-Length: 3", "Transfer-Encoding: gzip")),
+    "two differing Content-Lengths": (400, get("Content-Length: 3", "Content-Length: 4")),
+    "two differing Content-Lengths in a field": (400, get("Content-Length: 3, 4")),
+    "Content-Lengths that differ in zeros": (400, get("Content-Length: 3", "Content-Length: 03")),
+    "a Content-Length and an empty one": (400, get("Content-Length: 3", "Content-Length:")),
+    "a Content-Length with +": (400, get("Content-Length: +3")),
+    "a Content-Length with -": (400, get("Content-Length: -3")),
+    "a Content-Length in hex": (400, get("Content-Length: 0x3")),
+    "a Content-Length of hex digits": (400, get("Content-Length: a")),
+    "a Content-Length with a point": (400, get("Content-Length: 3.0")),
+    "a Content-Length with a space": (400, get("Content-Length: 3 4")),
+    "a Content-Length with an underscore": (400, get("Content-Length: 1_0")),
+    "a Content-Length of digits that are not ASCII": (400, get("Content-Length: \xb2")),
+    "a Content-Length that is empty": (400, get("Content-Length:")),
+    "a Content-Length in quotes": (400, get('Content-Length: "3"')),
+    "Transfer-Encoding in HTTP/1.0": (400, get_1_0("Transfer-Encoding: chunked")),
+    "chunked twice": (400, get("Transfer-Encoding: chunked, chunked")),
+    "chunked in two fields": (400, get("Transfer-Encoding: chunked", "Transfer-Encoding: chunked")),
+    "a Transfer-Encoding that is empty": (400, get("Transfer-Encoding:")),
+    "gzip": (501, get("Transfer-Encoding: gzip")),
+    "gzip, chunked": (501, get("Transfer-Encoding: gzip, chunked")),
+    "identity": (501, get("Transfer-Encoding: identity")),
+    "chunked with a parameter": (501, get("Transfer-Encoding: chunked;q=1")),
+    "chunked in quotes": (501, get('Transfer-Encoding: "chunked"')),
+    "chunked with a vertical tab before it": (400, get("Transfer-Encoding: \x0bchunked")),
+    # versions
+    "HTTP/2.0": (505, head_of("GET / HTTP/2.0")),
+    "the preface of HTTP/2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "HTTP/0.9 said aloud": (505, head_of("GET / HTTP/0.9", host=None)),
+    "HTTP/9.9": (505, head_of("GET / HTTP/9.9")),
+    # sizes
+    "a request line of 8193 bytes": (414, line_of(8193)),
+    "a request line without an end": (414, b"GET /" + b"a" * 10_000),
+    "a head of 65537 bytes": (431, head_of_size(65537)),
+    "a head without an end": (431, get()[:-2] + b"Name: v\r\n" * 8000),
+    "101 fields": (431, fields_of(101)),
+}
