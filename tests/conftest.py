@@ -20,9 +20,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-pytest.register_assert_rewrite("daemons", "refusals")  # so that their assertions say what they compared, too
+pytest.register_assert_rewrite("daemons", "needs", "refusals")  # so that their assertions say what they compared, too
 
 from daemons import Guard, Influxd, Server, free_port, new_folder  # noqa: E402
+from refusals import error_line  # noqa: E402
+
+from webserver_influx import DSN_VARIABLE, Counter, Outbox, parse_arguments  # noqa: E402
 
 # An example's time says more about the machine than about the code.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -92,3 +95,59 @@ def server(new_server, tmp_path):
             return daemon.start() if start else daemon
 
         yield make
+
+
+@pytest.fixture
+def state(tmp_path) -> str:
+    """A state file that is not there yet, as the command line takes it."""
+    return str(tmp_path / "state.db")
+
+
+@pytest.fixture
+def misuse(monkeypatch, capsys):
+    """misuse(*arguments, dsn=None) -> what the program says of them, in this process, as a hundred starts take long."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def refused(*arguments: str, dsn: str | None = None) -> str:
+        monkeypatch.delenv(DSN_VARIABLE, raising=False)
+        if dsn is not None:
+            monkeypatch.setenv(DSN_VARIABLE, dsn)
+        with pytest.raises(SystemExit) as ended:
+            parse_arguments(list(arguments))
+        assert ended.value.code == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return error_line(printed.err, with_usage=True)
+
+    return refused
+
+
+# --- the parts of a count, in this process
+
+
+@pytest.fixture
+def at_end():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def open_counter(tmp_path, at_end):
+    """open_counter(path=tmp_path/"count") -> Counter, closed at the end."""
+    return lambda path=tmp_path / "count": at_end.enter_context(contextlib.closing(Counter(str(path))))
+
+
+@pytest.fixture
+def counter(open_counter):
+    return open_counter()
+
+
+@pytest.fixture
+def outbox(tmp_path, counter, at_end):
+    return at_end.enter_context(contextlib.closing(Outbox(str(tmp_path / "state"), counter)))
+
+
+@pytest.fixture
+def since(outbox) -> int:
+    """When the outbox began to count, ns."""
+    return outbox.state()[2]

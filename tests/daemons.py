@@ -12,18 +12,18 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import urllib.parse
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
-import pytest
+from needs import installed
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROGRAM = PROJECT / "webserver_influx.py"
@@ -224,6 +224,23 @@ def group_lives(group: int) -> bool:
     return True
 
 
+def processes_of(group: int) -> dict[int, str]:
+    """The processes of this process group, by pid, and their command lines."""
+    if not Path("/proc/self/stat").exists():
+        listed = subprocess.run(
+            [installed("ps"), "-A", "-ww", "-o", "pid=,pgid=,args="], capture_output=True, text=True, check=True
+        )
+        rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+        return {int(row[0]): row[-1] for row in rows if int(row[1]) == group}
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended since
+            _, _, its_group, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(its_group) == group:
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+    return found
+
+
 # --- InfluxDB
 
 
@@ -345,15 +362,6 @@ def replaced_once(pattern: str, replacement: str, text: str) -> str:
     return text
 
 
-def installed(command: str) -> str:
-    """The command's path; without it the test is skipped, or fails where nothing may be skipped (CI=true)."""
-    path = shutil.which(command)
-    if path is None:
-        missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        missing(f"no {command} on this machine: apt-get install influxdb influxdb-client")
-    return path
-
-
 # --- the server
 
 
@@ -367,6 +375,7 @@ PASSWORD = "s3cret-word"  # for tests that need one; no server may ever print it
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) \S.*")
 ACCESS_LINE = re.compile(r'\S+ - - \[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d[^\]]*\] "[^"]*" \d{3} \d+')
+REPORT_LINE = re.compile(r"\S+ \S+ INFO (\d+) requests in \d+ s, \d+\.\d per second; (.+)")
 
 
 class Server(Daemon):
@@ -401,6 +410,10 @@ class Server(Daemon):
     def log(self) -> list[str]:
         """The lines on standard error."""
         return self.stderr_text().splitlines()
+
+    def workers(self) -> list[int]:
+        """The pids of the processes that answer requests, where there are several."""
+        return [pid for pid, command in processes_of(self._groups[-1]).items() if "spawn_main" in command]
 
     def connect(self, timeout: float = PATIENCE_S) -> socket.socket:
         return socket.create_connection((self.host, self.port), timeout)
@@ -495,6 +508,18 @@ def run_program(*arguments: str, timeout: float = PATIENCE_S, env: dict | None =
         check=False,
         timeout=timeout,
         env={**clean_environment(), **(env or {})},
+    )
+
+
+def run_python(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    """A script to its end, with the program's folder as the current one, so that it can be imported."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
 

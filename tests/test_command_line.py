@@ -24,55 +24,16 @@ from daemons import (
     PASSWORD,
     PATIENCE_S,
     PROGRAM,
+    REPORT_LINE,
     Server,
     free_port,
     run_program,
     wait_until,
 )
+from needs import ipv6, linux
+from refusals import failure
 
 from webserver_influx import DSN_VARIABLE, RESPAWN_SECONDS, Destination, __version__, parse_arguments
-
-REPORT_LINE = re.compile(r"\S+ \S+ INFO (\d+) requests in \d+ s, \d+\.\d per second; (.+)")
-
-posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at CPUs and processes as Linux has them")
-
-
-def failure(*arguments: str, env: dict[str, str] | None = None, code: int = 1) -> str:
-    """How the program ends that cannot start: with this code, and one line, which is returned."""
-    ended = run_program(*arguments, env={"COLUMNS": "80", **(env or {})})
-    assert (ended.returncode, ended.stdout) == (code, ""), ended.stderr
-    return error_line(ended.stderr, with_usage=code == 2)
-
-
-def error_line(stderr: str, with_usage: bool) -> str:
-    """The one line that says what is wrong, below the usage if that is shown."""
-    *usage, line = stderr.splitlines()
-    assert all(re.match(r"usage: webserver_influx\.py \[-h\]|  ", text) for text in usage), stderr
-    assert bool(usage) == with_usage, stderr
-    assert PASSWORD not in stderr
-    assert line.startswith("webserver_influx.py: error: ")
-    return line[len("webserver_influx.py: error: ") :]
-
-
-@pytest.fixture
-def misuse(monkeypatch, capsys):
-    """misuse(*arguments, dsn=None) -> what the program says of them, in this process, as a hundred starts take long."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def refused(*arguments: str, dsn: str | None = None) -> str:
-        monkeypatch.delenv(DSN_VARIABLE, raising=False)
-        if dsn is not None:
-            monkeypatch.setenv(DSN_VARIABLE, dsn)
-        with pytest.raises(SystemExit) as ended:
-            parse_arguments(list(arguments))
-        assert ended.value.code == 2
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        return error_line(printed.err, with_usage=True)
-
-    return refused
-
 
 # --- help and version
 
@@ -143,7 +104,7 @@ def test_version_is_one_line():
 # --- each option is obeyed
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+@ipv6
 def test_without_bind_it_listens_on_ipv4_and_ipv6(server):
     web = server(everywhere=True)
     assert re.match(r"Serving on http://localhost:\d+ and all other addresses; Ctrl-C stops\.\n", web.stdout_text())
@@ -160,7 +121,7 @@ def test_bind_is_the_only_address_it_listens_on(server):
             web.get(host="127.0.0.2")
 
 
-@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+@ipv6
 def test_bind_takes_an_ipv6_address(server):
     web = server("--bind", "::1")
     assert web.stdout_text().startswith(f"Serving on http://[::1]:{web.port}; Ctrl-C stops.\n")
@@ -347,17 +308,11 @@ def test_no_pin_leaves_the_process_on_all_cpus(server):
         assert len(os.sched_getaffinity(server().process.pid)) == 1
 
 
-def worker_pids(web: Server) -> list[int]:
-    lists = Path(f"/proc/{web.process.pid}/task").glob("*/children")  # of each thread
-    children = [child for list_ in lists for child in list_.read_text().split()]
-    return [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
-
-
 @linux
 def test_workers_are_processes_that_count_together(server, influxd):
     influx = influxd()
     web = server("--workers", "2", "--influx", influx.dsn())
-    assert len(worker_pids(web)) == 2
+    assert len(web.workers()) == 2
     for _ in range(20):
         web.get()
     assert web.stop() == 0
@@ -382,9 +337,9 @@ def test_workers_that_die_leave_no_file_open(server):
     wait_until(lambda: any("cannot be reached" in line for line in web.log()))  # so that nothing else opens files
     before = open_files()
     for _ in range(2):
-        pids = worker_pids(web)
+        pids = web.workers()
         os.kill(pids[0], signal.SIGKILL)
-        wait_until(lambda pids=pids: len(set(worker_pids(web)) - set(pids[:1])) == 2)
+        wait_until(lambda pids=pids: len(set(web.workers()) - set(pids[:1])) == 2)
     wait_until(lambda: open_files() <= before, what=f"{before} open files")
 
 
@@ -393,7 +348,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(server):
     import resource
 
     web = server("--workers", "2", "--state", ":memory:")
-    first, second = worker_pids(web)
+    first, second = web.workers()
     wait_until(lambda: any("cannot be reached" in line for line in web.log()))  # so that nothing else opens files
     soft, hard = resource.prlimit(web.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(web.process.pid, resource.RLIMIT_NOFILE, (3, hard))
@@ -401,14 +356,13 @@ def test_a_worker_that_cannot_be_started_is_tried_again(server):
     wait_until(lambda: any("cannot be started" in line for line in web.log()), what="a line that says so")
     time.sleep(2 * RESPAWN_SECONDS)  # for more of them, if it said so more than once
     resource.prlimit(web.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-    wait_until(lambda: len(worker_pids(web)) == 2, what="a new worker")
-    assert second in worker_pids(web)
+    wait_until(lambda: len(web.workers()) == 2, what="a new worker")
+    assert second in web.workers()
     web.get()
     assert web.stop() == 0
     assert sum("Worker" in line for line in web.log()) == 2
 
 
-@linux
 @linux
 @pytest.mark.parametrize(
     "without",
@@ -429,9 +383,10 @@ def test_without_what_linux_offers_it_serves_and_says_nothing_of_it(server, tmp_
     assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "2"
 
 
+@linux
 def test_workers_auto_is_one_for_each_cpu(server):
     cpus = len(os.sched_getaffinity(0))
-    assert len(worker_pids(server("--workers", "auto"))) == (cpus if cpus > 1 else 0)
+    assert len(server("--workers", "auto").workers()) == (cpus if cpus > 1 else 0)
 
 
 # --- bad usage
@@ -479,63 +434,11 @@ def test_bad_usage_ends_the_real_program_with_2():
     assert failure(env={DSN_VARIABLE: PASSWORD}, code=2).startswith(DSN_VARIABLE)
 
 
-BAD_DSNS = [
-    "",
-    "localhost",
-    f"http://user:{PASSWORD}@host:8086/db",
-    f"influxdb:user:{PASSWORD}@host",
-    f"influxdb://user:{PASSWORD}@",
-    f"influxdb://user:{PASSWORD}@host:port/db",
-    f"influxdb://user:{PASSWORD}@host:99999/db",
-    f"influxdb://user:{PASSWORD}@host:0/db",
-    f"influxdb://user:{PASSWORD}@host:/db",
-    f"influxdb://user:{PASSWORD}@[::1/db",
-    f"influxdb://user:{PASSWORD}@host/db/more",
-    f"influxdb://user:{PASSWORD}@host/db?ssl=true",
-    f"influxdb://user:{PASSWORD}#@host/db",
-    f"influxdb://user:a?{PASSWORD}@host/db",
-    f"influxdb://user:{PASSWORD} {PASSWORD}@host/db",
-    f"influxdb://user:12/{PASSWORD}@host/db",
-    f"udp+influxdb://user:{PASSWORD}@host:8089/db",
-]
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize("dsn", BAD_DSNS)
-def test_a_malformed_dsn_is_refused_without_a_word_of_it(dsn, misuse):
-    assert misuse("--influx", dsn).startswith("argument --influx: ")
-    assert misuse(dsn=dsn).startswith(f"{DSN_VARIABLE}: ")
-
-
-@pytest.mark.parametrize("before", [["--inlux"], ["-influx"], []])
-def test_a_dsn_behind_a_misspelt_option_is_not_printed(before, misuse):
-    misuse(*before, f"influxdb://user:{PASSWORD}@host/db")
-    misuse(*before, f"influxdb://user:a {PASSWORD}@host/db")
-
-
-def test_a_password_with_a_slash_in_it_is_not_taken_for_a_database(misuse):
-    misuse("--influx", f"influxdb://user:12/{PASSWORD}@host")
-
-
 def test_an_empty_name_of_a_state_file_is_refused(misuse):
     misuse("--state", "")
 
 
-@pytest.mark.parametrize("verbose", [[], ["--verbose"]])
-def test_a_wrong_password_is_reported_but_not_printed(server, influxd, verbose):
-    influx = influxd(auth=True)
-    web = server(*verbose, env={DSN_VARIABLE: influx.dsn(login=("math_server", PASSWORD))})
-    wait_until(lambda: any("does not know user math_server by this password" in line for line in web.log()))
-    assert web.stop() == 0
-    assert PASSWORD not in web.stdout_text() + web.stderr_text()
-
-
 # --- what keeps it from starting
-
-
-@pytest.fixture
-def state(tmp_path) -> str:
-    return str(tmp_path / "state.db")
 
 
 @pytest.mark.smoke
@@ -557,45 +460,6 @@ def test_an_address_that_is_not_this_machines_is_one_line(address, state):
     assert line.endswith("; give another --bind, an address of this machine")
 
 
-@pytest.mark.smoke
-def test_a_state_file_in_a_folder_that_is_missing_is_one_line(tmp_path):
-    line = failure("--state", str(tmp_path / "missing" / "state.db"), "--port", "0")
-    assert "missing" in line
-    assert line.endswith("; give another --state")
-
-
-def test_a_state_file_that_is_a_folder_is_one_line(tmp_path):
-    assert failure("--state", str(tmp_path), "--port", "0").startswith(str(tmp_path))
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everything")
-def test_a_folder_in_which_nothing_may_be_written_is_one_line(tmp_path):
-    tmp_path.chmod(0o500)
-    assert failure("--state", str(tmp_path / "state.db"), "--port", "0").endswith("; give another --state")
-
-
-def test_a_file_that_is_no_state_file_is_one_line_and_left_as_it_is(state):
-    Path(state).write_bytes(b"The novel I have been writing for ten years\n" * 100)
-    assert "file is not a database" in failure("--state", state, "--port", "0")
-    assert Path(state).read_bytes() == b"The novel I have been writing for ten years\n" * 100
-
-
-def test_the_database_of_another_program_is_one_line_and_left_as_it_is(state):
-    with contextlib.closing(sqlite3.connect(state)) as database:
-        database.execute("CREATE TABLE novel (chapter TEXT)")
-    before = Path(state).read_bytes()
-    line = failure("--state", state, "--port", "0")
-    assert line == f"{state} is the database of another program; give another --state."
-    assert Path(state).read_bytes() == before
-
-
-def test_a_state_that_another_server_uses_is_one_line(server, state):
-    web = server("--state", state)
-    line = failure("--state", state, "--port", "0")
-    assert line == f"{state}-count is in use by another server; give this one a --state of its own."
-    assert web.get().text == "Sum: 0"
-
-
 @linux
 def test_an_output_that_is_full_is_not_blamed_on_the_state_file(state):
     with open("/dev/full", "w") as full:
@@ -603,42 +467,3 @@ def test_an_output_that_is_full_is_not_blamed_on_the_state_file(state):
         run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == "webserver_influx.py: error: No space left on device"
-
-
-# --- Ctrl-C
-
-
-@posix
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_during_the_start_ends_it_as_well(server, state, signum):
-    """The start comes to a halt at a lock on the state file, the port being open; there the signal meets it."""
-    assert server("--state", state).stop() == 0
-    port = free_port()
-    web = server("--state", state, "--port", str(port), start=False)
-    with contextlib.closing(sqlite3.connect(state, isolation_level=None)) as database:
-        database.execute("BEGIN EXCLUSIVE")
-        web.launch()
-        wait_until(lambda: not socket.create_connection(("127.0.0.1", port), 5).close(), what="the port to open")
-        web.process.send_signal(signum)
-        database.execute("ROLLBACK")
-        assert web.wait() == 0
-
-
-@posix
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_it_with_0_once_the_last_minute_is_recorded(server, signum):
-    web = server("--state", ":memory:")
-    web.get()
-    assert web.stop(signum) == 0
-    assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "1"
-
-
-@posix
-def test_a_second_ctrl_c_does_not_wait_for_requests_in_flight(server):
-    web = server()
-    with web.connect() as client:
-        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
-        assert client.recv(1024).startswith(b"HTTP/1.1 100 ")
-        web.process.send_signal(signal.SIGINT)
-        wait_until(web.refuses, what="it to accept no more")
-        assert web.stop(signal.SIGINT) == 130  # it would be 0, had it waited

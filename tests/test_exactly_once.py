@@ -11,8 +11,6 @@ import random
 import selectors
 import signal
 import socket
-import sqlite3
-import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+from books import cells, counted, rejected, waiting
 from daemons import PATIENCE_S, PROJECT, Server, group_lives, wait_until
 from proxy import Fate, Proxy
 
@@ -29,21 +28,10 @@ REQUEST = b"GET /?a=1 HTTP/1.1\r\nHost: test\r\n\r\n"
 REPLY_END = b"\r\n\r\nSum: 1.0"
 
 
-def cells(web: Server) -> list[int]:
-    """What each worker has counted, by the layout in the docstring of Counter."""
-    content = Path(f"{web.state}-count").read_bytes()
-    return [struct.unpack_from("=Q", content, offset)[0] for offset in range(64, len(content), 64)]
-
-
-def counted(web: Server) -> int:
-    return sum(cells(web))
-
-
-def waiting(web: Server) -> int:
-    """Requests in the points that InfluxDB has not taken."""
-    with contextlib.closing(sqlite3.connect(web.state)) as database:
-        assert database.execute("SELECT count(*) FROM rejected").fetchone() == (0,)
-        return database.execute("SELECT coalesce(sum(requests_number), 0) FROM requests").fetchone()[0]
+def undelivered(web: Server) -> int:
+    """Requests in the points that InfluxDB has not taken, of which it rejects none."""
+    assert not rejected(web.state)
+    return sum(number for _, number in waiting(web.state))
 
 
 # --- the chaos run
@@ -195,16 +183,16 @@ def test_the_books_balance_after_chaos(server, influxd):
         assert proxy.counts[Fate.DROP]
         proxy.switch(Fate.PASS)
         for web in webs.values():
-            wait_until(lambda web=web: waiting(web) == 0, what="the points that wait to be delivered")
+            wait_until(lambda web=web: undelivered(web) == 0, what="the points that wait to be delivered")
             assert web.stop() == 0
     rows = influx.query("SELECT * FROM requests")
     for name, web in webs.items():
         sent, received = clients[name].sums()
-        total = counted(web)
+        total = counted(web.state)
         stored = sum(row["requests_number"] for row in rows if row["server"] == name)
-        print(f"{name}: sent {sent}, counted {total}, stored {stored}, waiting {waiting(web)}, received {received}")
+        print(f"{name}: sent {sent}, counted {total}, stored {stored}, waiting {undelivered(web)}, received {received}")
         assert received <= total <= sent
-        assert stored + waiting(web) == total
+        assert stored + undelivered(web) == total
         if name == "B":
             assert sent == received == total
     assert clients["A"].sums()[1] > 100
@@ -250,9 +238,9 @@ def test_a_million_requests_over_64_connections_are_counted_to_the_unit(server, 
     web = server("--interval", "1", "--influx", influx.dsn())
     requests = 1_000_000
     pipeline(web, 64, requests)
-    assert counted(web) == requests + 1  # one was to see how long a reply is
+    assert counted(web.state) == requests + 1  # one was to see how long a reply is
     assert web.stop() == 0
-    assert influx.total() + waiting(web) == requests + 1
+    assert influx.total() + undelivered(web) == requests + 1
     assert influx.total() == requests + 1
     assert len({point["time"] for point in influx.points()}) == len(influx.points())
 
@@ -280,17 +268,17 @@ def test_a_stop_under_full_load_is_in_good_order_and_the_books_balance(server, i
     threads = [threading.Thread(target=blast, args=(connection,)) for connection in connections]
     for thread in threads:
         thread.start()
-    wait_until(lambda: counted(web) > 20_000)
+    wait_until(lambda: counted(web.state) > 20_000)
     assert web.stop() == 0
     for connection, thread in zip(connections, threads):
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         thread.join()
         connection.close()
-    assert influx.total() + waiting(web) <= counted(web)
+    assert influx.total() + undelivered(web) <= counted(web.state)
     web.start()  # what was counted after the last point, on connections that were cut, comes now
     assert web.stop() == 0
-    assert influx.total() + waiting(web) == counted(web)
+    assert influx.total() + undelivered(web) == counted(web.state)
 
 
 # --- crash points
@@ -309,14 +297,6 @@ def test_the_books_balance_when_the_process_is_killed_before_any_line_of_record_
 # --- several processes
 
 
-def workers_of(web: Server) -> list[int]:
-    """The pids of the processes that answer requests."""
-    command = ["ps", "-A", "-ww", "-o", "pid=,pgid=,args="]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    processes = [line.split(None, 2) for line in listed.splitlines()]
-    return [int(pid) for pid, group, args in processes if int(group) == web.process.pid and "spawn_main" in args]
-
-
 def get_many(web: Server, number: int) -> int:
     """Make so many connections with one request each, and return how many of them were answered."""
     answered = 0
@@ -328,21 +308,21 @@ def get_many(web: Server, number: int) -> int:
 
 def test_each_worker_serves_and_counts_into_the_cell_of_its_number(server):
     web = server("--workers", "2")
-    wait_until(lambda: get_many(web, 20) and all(cells(web)[:2]), what="both workers to count")
-    assert not any(cells(web)[2:])
+    wait_until(lambda: get_many(web, 20) and all(cells(web.state)[:2]), what="both workers to count")
+    assert not any(cells(web.state)[2:])
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_count_stays_exact(server, influxd):
     influx = influxd()
     web = server("--interval", "1", "--workers", "2", "--influx", influx.dsn())
-    first, second = wait_until(lambda: len(workers_of(web)) == 2 and workers_of(web))
+    first, second = wait_until(lambda: len(web.workers()) == 2 and web.workers())
     assert get_many(web, 50) == 50
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: len(set(workers_of(web)) - {first}) == 2)
-    assert second in workers_of(web)
+    wait_until(lambda: len(set(web.workers()) - {first}) == 2)
+    assert second in web.workers()
     wait_until(lambda: "another takes its place" in web.stderr_text())
     pipeline(web, 64, 64 * DEPTH)
-    assert counted(web) == 50 + 64 * DEPTH + 1
+    assert counted(web.state) == 50 + 64 * DEPTH + 1
     assert web.stop() == 0
     assert influx.total() == 50 + 64 * DEPTH + 1
     assert web.stderr_text().count("another takes its place") == 1
@@ -358,5 +338,5 @@ def test_workers_end_with_a_program_that_is_killed_and_a_restart_balances(server
     web.start()
     assert get_many(web, 30) == 30
     assert web.stop() == 0
-    assert counted(web) == 80
+    assert counted(web.state) == 80
     assert influx.total() == 80

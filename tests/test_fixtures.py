@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from daemons import Influxd, wait_until
+from daemons import Influxd, clean_environment, wait_until
 from proxy import Fate, Proxy
 
 TEN_POINTS = "\n".join(f"requests requests_number=1i {time}" for time in range(1, 11))
@@ -24,13 +24,13 @@ def influx(influxd) -> Influxd:
     return influx
 
 
-class Client:
+class KeptConnection:
     """Asks one thing after the other, over a connection that stays open for as long as it can."""
 
     def __init__(self, port: int) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> KeptConnection:
         return self
 
     def __exit__(self, *_) -> None:
@@ -54,7 +54,7 @@ class Client:
 
 
 def test_what_passes_the_proxy_arrives_over_one_connection(influx):
-    with Proxy(influx.port) as proxy, Client(proxy.port) as client:
+    with Proxy(influx.port) as proxy, KeptConnection(proxy.port) as client:
         assert client.ping() == 204
         first = client.connection.sock
         assert client.write() == 204
@@ -65,7 +65,7 @@ def test_what_passes_the_proxy_arrives_over_one_connection(influx):
 
 @pytest.mark.parametrize(("fate", "stored"), [(Fate.CUT, 0), (Fate.DROP, 10), (Fate.REFUSE, 0)])
 def test_a_fate_is_met_on_a_connection_that_was_open_before(influx, fate, stored):
-    with Proxy(influx.port) as proxy, Client(proxy.port) as client:
+    with Proxy(influx.port) as proxy, KeptConnection(proxy.port) as client:
         assert client.ping() == 204
         proxy.switch(fate)
         assert client.write() is None
@@ -76,7 +76,7 @@ def test_a_fate_is_met_on_a_connection_that_was_open_before(influx, fate, stored
 def test_seeded_fates_are_the_same_every_time(influx):
     def fates_of_20_writes() -> list[int | None]:
         rng = random.Random(2)
-        with Proxy(influx.port, lambda _: rng.choice(list(Fate))) as proxy, Client(proxy.port) as client:
+        with Proxy(influx.port, lambda _: rng.choice(list(Fate))) as proxy, KeptConnection(proxy.port) as client:
             replies = [client.write() for _ in range(20)]
             assert replies.count(204) == proxy.counts[Fate.PASS]
             assert set(proxy.counts) == set(Fate)
@@ -86,7 +86,7 @@ def test_seeded_fates_are_the_same_every_time(influx):
 
 
 def test_while_influxd_is_away_the_proxy_closes_connections(influx):
-    with Proxy(influx.port) as proxy, Client(proxy.port) as client:
+    with Proxy(influx.port) as proxy, KeptConnection(proxy.port) as client:
         influx.kill()
         assert client.write() is None
         assert not proxy.counts
@@ -96,7 +96,7 @@ def test_while_influxd_is_away_the_proxy_closes_connections(influx):
 
 def test_a_frozen_influxd_takes_a_request_and_answers_it_when_it_is_thawed(influx):
     influx.freeze()
-    with Client(influx.port) as client:
+    with KeptConnection(influx.port) as client:
         client.connection.request("POST", "/write?db=math_server", TEN_POINTS)
         client.connection.sock.settimeout(0.2)
         with pytest.raises(OSError, match="timed out"):
@@ -143,3 +143,7 @@ def test_the_server_starts_answers_and_stops_without_a_word_on_errors(server):
 def test_waiting_for_what_does_not_come_ends_with_a_reason():
     with pytest.raises(AssertionError, match=r"waited 0\.1 s for Godot; the last answer was \[\]"):
         wait_until(list, timeout=0.1, what="Godot")
+
+
+def test_the_environment_is_clean_for_these_tests():
+    assert "WEBSERVER_INFLUX_DSN" not in clean_environment()

@@ -6,7 +6,6 @@ import contextlib
 import email.utils
 import json
 import re
-import shutil
 import signal
 import socket
 import ssl
@@ -20,6 +19,7 @@ import pytest
 from chunks import CHUNKED_BAD, LAST_CHUNK, MIB, chunk
 from daemons import PATIENCE_S, Server, received, wait_until
 from heads import BAD, GOOD
+from needs import installed, ipv6
 
 import webserver_influx
 from webserver_influx import Counter, SumHandler, SumServer, listen
@@ -814,17 +814,7 @@ def test_a_client_that_does_not_read_holds_up_nobody(monkeypatch, last):
             assert texts(exchange(other, message("GET /?a=3"), until=b"Sum: 3.0")) == ["Sum: 3.0"]
 
 
-def has_ipv6() -> bool:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::1", 0))
-        return True
-    return False
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-
-
-@needs_ipv6
+@ipv6
 def test_it_listens_on_ipv4_and_ipv6_unless_told_otherwise(local):
     web = local(address=None)
     for host in ("127.0.0.1", "::1"):
@@ -832,7 +822,7 @@ def test_it_listens_on_ipv4_and_ipv6_unless_told_otherwise(local):
             assert texts(exchange(connection, message("GET /?a=3"), until=b"Sum: 3.0")) == ["Sum: 3.0"]
 
 
-@needs_ipv6
+@ipv6
 def test_it_serves_on_an_ipv6_address(server):
     web = server("--bind", "::1")
     assert web.get("/?a=3").text == "Sum: 3.0"
@@ -844,8 +834,7 @@ def test_it_serves_on_an_ipv6_address(server):
 
 
 def run(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"no {command[0]} on this machine")
+    installed(command[0])
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import sqlite3
-import struct
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from books import SECOND, add_waiting, ask, counted, rejected, waiting
 from daemons import Influxd, InfluxError, Server, wait_until
+from needs import posix
 from proxy import Fate, Proxy
 
-SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
 WELL = "All is well again"
-posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGSTOP")
 
 
 @pytest.fixture
@@ -29,40 +26,7 @@ def influx(influxd) -> Influxd:
     return influxd()
 
 
-def counted(web: Server) -> int:
-    content = Path(f"{web.state}-count").read_bytes()
-    return sum(struct.unpack_from("=Q", content, 64 * cell)[0] for cell in range(1, 256))
-
-
-def ask(web: Server, statement: str) -> list[tuple]:
-    """Ask the state file. No rows, while a server that starts has not made it."""
-    if not Path(web.state).exists():
-        return []
-    with contextlib.closing(sqlite3.connect(web.state)) as database:
-        try:
-            return database.execute(statement).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            return []
-
-
-def waiting(web: Server) -> list[tuple[int, int]]:
-    return ask(web, "SELECT time, requests_number FROM requests ORDER BY time")
-
-
-def rejected(web: Server) -> list[tuple[int, int, str]]:
-    return ask(web, "SELECT time, requests_number, reason FROM rejected ORDER BY time")
-
-
-def put_aside_for_later(web: Server, points: list[tuple[int, int]]) -> None:
-    """Add points to the state file of a server that does not run, as if they had waited there."""
-    assert not web.running
-    with contextlib.closing(sqlite3.connect(web.state)) as database, database:
-        database.executemany("INSERT INTO requests VALUES (?, ?)", points)
-
-
-def get(web: Server, number: int) -> None:
+def make_requests(web: Server, number: int) -> None:
     for _ in range(number):
         assert web.get("/?a=1").text == "Sum: 1.0"
 
@@ -81,7 +45,7 @@ def times_of(points: list[dict]) -> list[int]:
 def test_a_point_is_exactly_what_the_documentation_says(server, influx):
     before = time.time_ns()
     web = server("--interval", "0.5", "--influx", influx.dsn())
-    get(web, 3)
+    make_requests(web, 3)
     assert web.stop() == 0
     after = time.time_ns()
     points = influx.points()
@@ -100,7 +64,7 @@ def test_a_point_is_exactly_what_the_documentation_says(server, influx):
 
 def test_the_influx_command_shows_the_row(server, influx):
     web = server("--influx", influx.dsn())
-    get(web, 4)
+    make_requests(web, 4)
     assert web.stop() == 0
     (point,) = influx.points()
     lines = [line.split() for line in influx.influx("SELECT * FROM requests").splitlines()]
@@ -135,8 +99,8 @@ def test_tags_keep_two_servers_in_one_database_apart(server, influx):
     odd = "a, b=c d"
     web_1 = server("--tag", "server=1", "--tag", f"place={odd}", "--influx", influx.dsn())
     web_2 = server("--tag", "server=2", "--influx", influx.dsn())
-    get(web_1, 1)
-    get(web_2, 2)
+    make_requests(web_1, 1)
+    make_requests(web_2, 2)
     assert web_1.stop() == web_2.stop() == 0
     found = {(point["server"], point["place"]): point["requests_number"] for point in influx.points()}
     assert found == {("1", odd): 1, ("2", None): 2}
@@ -149,7 +113,7 @@ def test_tags_keep_two_servers_in_one_database_apart(server, influx):
 def test_with_the_right_password_points_arrive(server, influxd):
     influx = influxd(auth=True)
     web = server("--influx", influx.dsn())
-    get(web, 2)
+    make_requests(web, 2)
     assert web.stop() == 0
     assert influx.total() == 2
     assert not warnings_of(web)
@@ -161,7 +125,7 @@ def test_a_password_with_odd_characters_and_one_from_the_environment_work(server
     influx.query("GRANT WRITE ON math_server TO odd")
     dsn = influx.dsn(login=("odd", "p%40%3A%2F%C3%A4%25"))
     web = server(env={"WEBSERVER_INFLUX_DSN": dsn})
-    get(web, 2)
+    make_requests(web, 2)
     assert web.stop() == 0
     assert influx.total() == 2
     assert not warnings_of(web)
@@ -170,8 +134,8 @@ def test_a_password_with_odd_characters_and_one_from_the_environment_work(server
 def test_a_wrong_password_is_one_line_that_says_what_to_do_and_never_the_password(server, influxd):
     influx = influxd(auth=True)
     web = server("--interval", "0.2", "--verbose", "--influx", influx.dsn(login=("math_server", "Tr0ub4dor")))
-    wait_until(lambda: len(waiting(web)) >= 4)
-    get(web, 2)
+    wait_until(lambda: len(waiting(web.state)) >= 4)
+    make_requests(web, 2)
     influx.query("SET PASSWORD FOR math_server = 'Tr0ub4dor'")
     wait_until(lambda: influx.total() == 2)
     wait_until(lambda: WELL in web.stderr_text())
@@ -188,8 +152,8 @@ def test_a_user_without_a_grant_is_one_line_with_the_grant_that_helps(server, in
     influx = influxd(auth=True)
     influx.query("REVOKE ALL ON math_server FROM math_server")
     web = server("--interval", "0.2", "--influx", influx.dsn())
-    get(web, 2)
-    wait_until(lambda: len(waiting(web)) >= 3)
+    make_requests(web, 2)
+    wait_until(lambda: len(waiting(web.state)) >= 3)
     (line,) = warnings_of(web)
     assert "403" in line
     grant = re.search('GRANT ALL ON "math_server" TO "math_server"', line)[0]
@@ -201,8 +165,8 @@ def test_a_missing_database_that_the_user_may_not_create_stops_nothing(server, i
     influx = influxd(auth=True)
     influx.query("DROP DATABASE math_server")
     web = server("--interval", "0.2", "--influx", influx.dsn())
-    get(web, 2)
-    wait_until(lambda: len(waiting(web)) >= 3)
+    make_requests(web, 2)
+    wait_until(lambda: len(waiting(web.state)) >= 3)
     (line,) = warnings_of(web)
     influx.query(re.search('CREATE DATABASE "math_server"', line)[0])
     influx.query("GRANT ALL ON math_server TO math_server")
@@ -214,7 +178,7 @@ def test_a_database_that_is_dropped_is_made_again(server, influx):
     web = server("--interval", "0.2", "--influx", influx.dsn())
     wait_until(influx.points)
     influx.query("DROP DATABASE math_server")
-    get(web, 2)
+    make_requests(web, 2)
     wait_until(lambda: influx.total() == 2)
 
 
@@ -225,10 +189,10 @@ def test_an_influxd_that_starts_later_gets_every_point_with_its_own_time(server,
     influx = influxd(start=False)
     web = server("--interval", "0.2", "--influx", influx.dsn())
     for _ in range(3):
-        get(web, 2)
-        number = len(waiting(web))
-        wait_until(lambda number=number: len(waiting(web)) > number)
-    waited = waiting(web)
+        make_requests(web, 2)
+        number = len(waiting(web.state))
+        wait_until(lambda number=number: len(waiting(web.state)) > number)
+    waited = waiting(web.state)
     (line,) = warnings_of(web)
     assert "start influxd" in line
     influx.start()
@@ -243,10 +207,10 @@ def test_an_influxd_that_starts_later_gets_every_point_with_its_own_time(server,
 def test_points_that_waited_arrive_after_a_restart_of_the_server_too(server, influxd):
     influx = influxd(start=False)
     web = server("--influx", influx.dsn())
-    get(web, 3)
+    make_requests(web, 3)
     assert web.stop() == 0
-    assert [number for _, number in waiting(web)] == [3]
-    (waited,) = waiting(web)
+    assert [number for _, number in waiting(web.state)] == [3]
+    (waited,) = waiting(web.state)
     influx.start()
     web.start()
     wait_until(lambda: influx.total() == 3)
@@ -255,11 +219,11 @@ def test_points_that_waited_arrive_after_a_restart_of_the_server_too(server, inf
 
 def test_a_restart_of_influxd_in_mid_run_loses_nothing(server, influx):
     web = server("--interval", "0.2", "--influx", influx.dsn())
-    get(web, 2)
+    make_requests(web, 2)
     wait_until(lambda: influx.total() == 2)
     influx.stop()
-    get(web, 3)
-    wait_until(lambda: len(waiting(web)) >= 3)
+    make_requests(web, 3)
+    wait_until(lambda: len(waiting(web.state)) >= 3)
     influx.start()
     wait_until(lambda: influx.total() == 5)
     wait_until(lambda: WELL in web.stderr_text())
@@ -274,15 +238,15 @@ def test_a_frozen_influxd_holds_up_neither_requests_nor_points_nor_the_end(serve
     """Two servers, so that two time-outs take the time of one: one goes on, the other is stopped."""
     web = server("--interval", "0.5", "--tag", "server=1", "--influx", influx.dsn())
     ending = server("--tag", "server=2", "--influx", influx.dsn())
-    get(ending, 3)
+    make_requests(ending, 3)
     wait_until(influx.points)
     influx.freeze()
-    get(web, 7)
-    wait_until(lambda: sum(number for _, number in waiting(web)) == 7)
+    make_requests(web, 7)
+    wait_until(lambda: sum(number for _, number in waiting(web.state)) == 7)
     started = time.monotonic()
     assert ending.stop() == 0
     assert time.monotonic() - started < 9, "it has to stay below the 10 s that Docker waits"
-    (point,) = waiting(ending)
+    (point,) = waiting(ending.state)
     assert point[1] == 3
     wait_until(lambda: warnings_of(web))
     assert "does not answer" in warnings_of(web)[0]
@@ -296,19 +260,19 @@ def test_a_frozen_influxd_holds_up_neither_requests_nor_points_nor_the_end(serve
 
 def test_sigterm_delivers_the_last_part_of_an_interval_within_5_s(server, influx):
     web = server("--interval", "60", "--influx", influx.dsn())
-    get(web, 6)
+    make_requests(web, 6)
     started = time.monotonic()
     assert web.stop() == 0
     assert time.monotonic() - started < 5
     assert influx.total() == 6
-    assert waiting(web) == []
+    assert waiting(web.state) == []
     assert re.search("6 requests in .*delivered to InfluxDB", web.stderr_text())
 
 
 @posix
 def test_ctrl_c_is_as_good_as_sigterm(server, influx):
     web = server("--interval", "60", "--influx", influx.dsn())
-    get(web, 6)
+    make_requests(web, 6)
     assert web.stop(signal.SIGINT) == 0
     assert influx.total() == 6
 
@@ -316,11 +280,11 @@ def test_ctrl_c_is_as_good_as_sigterm(server, influx):
 @posix
 def test_a_second_ctrl_c_ends_the_server_at_once_and_the_count_is_kept(server, influx):
     web = server("--interval", "60", "--influx", influx.dsn())
-    get(web, 6)
+    make_requests(web, 6)
     time.sleep(0.5)  # the client is made
     influx.freeze()
     web.process.send_signal(signal.SIGINT)
-    wait_until(lambda: waiting(web))
+    wait_until(lambda: waiting(web.state))
     started = time.monotonic()
     assert web.stop(signal.SIGINT) == 130
     assert time.monotonic() - started < 2
@@ -333,11 +297,11 @@ def test_a_write_whose_reply_was_lost_is_repeated_and_counts_once(server, influx
     influx.query("CREATE DATABASE math_server")
     with Proxy(influx.port, lambda line: Fate.DROP if "/write" in line else Fate.PASS) as proxy:
         web = server("--interval", "0.2", "--influx", influx.dsn(proxy.port))
-        get(web, 5)
+        make_requests(web, 5)
         wait_until(lambda: influx.total() == 5 and proxy.counts[Fate.DROP] >= 4)
-        assert sum(number for _, number in waiting(web)) == 5
+        assert sum(number for _, number in waiting(web.state)) == 5
         proxy.switch(Fate.PASS)
-        wait_until(lambda: not waiting(web))
+        wait_until(lambda: not waiting(web.state))
         assert web.stop() == 0
     assert influx.total() == 5
     assert len(set(times_of(influx.points()))) == len(influx.points())
@@ -347,7 +311,7 @@ def test_a_proxy_in_the_environment_does_not_divert_loopback(server, influx, clo
     proxy = f"http://127.0.0.1:{closed_port}"
     env = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), proxy)
     web = server("--influx", influx.dsn(), env={**env, "NO_PROXY": "", "no_proxy": ""})
-    get(web, 2)
+    make_requests(web, 2)
     assert web.stop() == 0
     assert influx.total() == 2
 
@@ -355,7 +319,7 @@ def test_a_proxy_in_the_environment_does_not_divert_loopback(server, influx, clo
 def test_the_default_host_name_reaches_influxd(server, influx):
     """localhost may be ::1 first, where influxd does not listen."""
     web = server("--influx", f"influxdb://localhost:{influx.port}")
-    get(web, 2)
+    make_requests(web, 2)
     assert web.stop() == 0
     assert influx.total() == 2
 
@@ -363,10 +327,10 @@ def test_the_default_host_name_reaches_influxd(server, influx):
 def test_what_is_no_influxdb_is_one_line_and_points_wait(server):
     other = server()
     web = server("--interval", "0.2", "--influx", f"influxdb://127.0.0.1:{other.port}")
-    get(web, 2)
-    wait_until(lambda: sum(number for _, number in waiting(web)) == 2 and len(waiting(web)) >= 3)
+    make_requests(web, 2)
+    wait_until(lambda: sum(number for _, number in waiting(web.state)) == 2 and len(waiting(web.state)) >= 3)
     assert len(warnings_of(web)) == 1
-    assert rejected(web) == []
+    assert rejected(web.state) == []
 
 
 @pytest.mark.parametrize("content", ['{"error": "a shard is ill"}', "a shard\n is ill"])
@@ -384,8 +348,8 @@ def test_an_error_of_influxdb_itself_is_one_line_in_its_own_words(server, conten
     with ThreadingHTTPServer(("127.0.0.1", 0), Ill) as ill:
         threading.Thread(target=ill.serve_forever, args=(0.01,), daemon=True).start()
         web = server("--interval", "0.2", "--influx", f"influxdb://127.0.0.1:{ill.server_port}")
-        get(web, 2)
-        wait_until(lambda: len(waiting(web)) >= 3)
+        make_requests(web, 2)
+        wait_until(lambda: len(waiting(web.state)) >= 3)
         (line,) = warnings_of(web)
         assert f"InfluxDB at 127.0.0.1:{ill.server_port} has an error of its own: a shard is ill. Points wait" in line
         assert web.stop() == 0
@@ -397,13 +361,13 @@ def test_without_the_influxdb_package_the_server_serves_on_and_says_what_to_inst
     shadow.mkdir()
     (shadow / "influxdb.py").write_text("raise ImportError(\"No module named 'influxdb'\")\n")
     web = server("--interval", "0.2", env={"PYTHONPATH": str(shadow)})
-    get(web, 2)
-    wait_until(lambda: len(waiting(web)) >= 3)
+    make_requests(web, 2)
+    wait_until(lambda: len(waiting(web.state)) >= 3)
     (line,) = warnings_of(web)
     assert "No module named 'influxdb'" in line
     assert "pip install" in line
     assert web.stop() == 0
-    assert sum(number for _, number in waiting(web)) == 2
+    assert sum(number for _, number in waiting(web.state)) == 2
 
 
 # --- what InfluxDB rejects
@@ -422,12 +386,12 @@ def test_a_field_type_conflict_is_set_aside_and_does_not_block_those_behind(stop
     old = time.time_ns() - 60 * DAY
     status, text = influx.write(f"requests,request=GETs_per_minute requests_number=1.5 {old}")
     assert status == 204, text
-    put_aside_for_later(stopped, [(old + 1, 11), (old + 2, 12), (old + 30 * DAY, 13)])
+    add_waiting(stopped.state, [(old + 1, 11), (old + 2, 12), (old + 30 * DAY, 13)])
     stopped.start()
-    get(stopped, 2)
-    wait_until(lambda: not waiting(stopped) and 2 in [point["requests_number"] for point in influx.points()])
-    assert [(when, number) for when, number, _ in rejected(stopped)] == [(old + 1, 11), (old + 2, 12)]
-    assert all("field type conflict" in reason for *_, reason in rejected(stopped))
+    make_requests(stopped, 2)
+    wait_until(lambda: not waiting(stopped.state) and 2 in [point["requests_number"] for point in influx.points()])
+    assert [(when, number) for when, number, _ in rejected(stopped.state)] == [(old + 1, 11), (old + 2, 12)]
+    assert all("field type conflict" in reason for *_, reason in rejected(stopped.state))
     assert (old + 30 * DAY, 13) in [(point["time"], point["requests_number"]) for point in influx.points()]
     assert stopped.stop() == 0
     assert len(warnings_of(stopped)) == 1
@@ -437,12 +401,12 @@ def test_a_field_type_conflict_is_set_aside_and_does_not_block_those_behind(stop
 def test_points_beyond_retention_are_set_aside_and_do_not_block_those_behind(stopped, influx):
     influx.query("ALTER RETENTION POLICY autogen ON math_server DURATION 2h SHARD DURATION 1h")
     now = time.time_ns()
-    put_aside_for_later(stopped, [(now - 20 * DAY, 21), (now - 10 * DAY, 22), (now - 60 * SECOND, 23)])
+    add_waiting(stopped.state, [(now - 20 * DAY, 21), (now - 10 * DAY, 22), (now - 60 * SECOND, 23)])
     stopped.start()
     wait_until(lambda: 23 in [point["requests_number"] for point in influx.points()])
-    wait_until(lambda: not waiting(stopped))
-    assert [number for _, number, _ in rejected(stopped)] == [21, 22]
-    assert all("retention" in reason for *_, reason in rejected(stopped))
+    wait_until(lambda: not waiting(stopped.state))
+    assert [number for _, number, _ in rejected(stopped.state)] == [21, 22]
+    assert all("retention" in reason for *_, reason in rejected(stopped.state))
     assert stopped.stop() == 0
     assert len(warnings_of(stopped)) == 1
 
@@ -455,13 +419,13 @@ def test_a_batch_that_is_too_large_is_split(server, influxd):
     web = server("--influx", influx.dsn())
     assert web.stop() == 0
     old = time.time_ns() - DAY
-    put_aside_for_later(web, [(old + step, step) for step in range(1, 501)])
+    add_waiting(web.state, [(old + step, step) for step in range(1, 501)])
     influx.start()
     web.start()
-    wait_until(lambda: not waiting(web))
+    wait_until(lambda: not waiting(web.state))
     assert web.stop() == 0
     assert influx.total() == sum(range(1, 501))
-    assert rejected(web) == []
+    assert rejected(web.state) == []
 
 
 # --- much that waits
@@ -494,9 +458,9 @@ def test_a_backlog_of_a_year_drains_and_holds_up_neither_requests_nor_points(ser
     def is_drained() -> bool:
         nonlocal slowest, answered
         asked = time.monotonic()
-        get(web, 1)
+        make_requests(web, 1)
         slowest, answered = max(slowest, time.monotonic() - asked), answered + 1
-        return ask(web, "SELECT min(time) FROM requests")[0][0] is None
+        return ask(web.state, "SELECT min(time) FROM requests")[0][0] is None
 
     wait_until(is_drained, timeout=110, what="a year's points to be delivered")
     seconds = time.monotonic() - started
@@ -507,7 +471,7 @@ def test_a_backlog_of_a_year_drains_and_holds_up_neither_requests_nor_points(ser
     assert len(warnings_of(web)) == before
     assert influx.query("SELECT count(requests_number) FROM requests")[0]["count"] >= YEAR
     assert influx.query("SELECT sum(requests_number) FROM requests")[0]["sum"] == YEAR + answered
-    assert counted(web) == answered
+    assert counted(web.state) == answered
     assert slowest < 2
 
 

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from daemons import CONFIGURATION, PROJECT, Influxd, installed
+from daemons import CONFIGURATION, PROJECT, Influxd
+from needs import installed
 
 POINT = "requests,request=GETs_per_minute requests_number=1i 1700000000000000000"
 

@@ -13,14 +13,15 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from daemons import PATIENCE_S, PROJECT, Daemon, Influxd, free_port, installed, run_program, wait_until
+from books import counted
+from daemons import PATIENCE_S, PROJECT, Daemon, Influxd, free_port, run_program, wait_until
+from needs import installed
 
 import webserver_influx
 
@@ -220,8 +221,8 @@ def terminal(guard, tmp_path):
 
 
 def test_every_command_does_what_the_readme_says(terminal):
-    installed("influxd")
-    installed("influx")
+    for command in ("influxd", "influx", "curl", "hostname"):
+        installed(command)
     shell = iter([block for block in blocks() if block.language in ("sh", "console")])
 
     terminal.run(next(shell))  # python -m venv … && … webserver_influx.py
@@ -267,8 +268,8 @@ def test_every_command_does_what_the_readme_says(terminal):
 
 
 def test_victoriametrics_takes_the_same_points(terminal):
-    if not shutil.which("victoria-metrics"):
-        pytest.skip("no victoria-metrics on this machine: apt-get install victoria-metrics")
+    installed("victoria-metrics")
+    installed("curl")
     (block,) = (block for block in blocks() if block.lines[0].startswith("victoria-metrics"))
     terminal.run(block)
     terminal.get()
@@ -380,17 +381,12 @@ BAD_INPUT = {
 def test_bad_input_is_answered_and_counted_as_the_table_says(server):
     web = server()
 
-    def counted() -> int:
-        """The first worker's cell of the counter file."""
-        with open(f"{web.state}-count", "rb") as file:
-            return struct.unpack_from("=Q", file.read(), 64)[0]
-
     rows = tables()["bad input"]
     assert len(rows) == len(BAD_INPUT)
     for (condition, status, then, is_counted), (start, requests) in zip(rows, BAD_INPUT.items()):
         assert condition.startswith(start)
         for request in requests:
-            before = counted()
+            before = counted(web.state)
             closes = then == "close" or then == "close if there is a body" and b"Content-Length" in request
             # Where the connection goes on, a second request on it is answered, and counted.
             follower = b"" if closes else b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
@@ -398,22 +394,24 @@ def test_bad_input_is_answered_and_counted_as_the_table_says(server):
             assert reply.startswith(b"HTTP/1.1 %s " % status.encode()), request
             assert (b"\r\nConnection: close\r\n" in reply.partition(b"\r\n\r\n")[0] + b"\r\n") == closes, request
             assert reply.endswith(b"Sum: 0") != closes, request
-            assert counted() - before == (is_counted == "yes") + bool(follower), request
+            assert counted(web.state) - before == (is_counted == "yes") + bool(follower), request
 
 
 def test_a_body_that_ends_too_early_is_refused_and_counted(server):
     web = server()
     assert web.raw(POST + b"Content-Length: 9\r\n\r\n1", half_close=True).startswith(b"HTTP/1.1 400 ")
-    with open(f"{web.state}-count", "rb") as file:
-        assert struct.unpack_from("=Q", file.read(), 64)[0] == 1
+    assert counted(web.state) == 1
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
+def unit_text() -> str:
     (block,) = (block for block in blocks() if block.language == "ini")
-    text = "\n".join(block.lines) + "\n"
+    return "\n".join(block.lines) + "\n"
+
+
+def test_the_unit_fits_the_folders_of_the_readme_and_the_limits_of_the_program():
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str
-    unit.read_string(text)
+    unit.read_string(unit_text())
     service = unit["Service"]
     assert service["Restart"] == "on-failure"
     assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
@@ -421,17 +419,19 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
     program, script = service["ExecStart"].split()
     assert program.endswith("/.venv/bin/python")
     assert Path(script).name == "webserver_influx.py"
-    if shutil.which("systemd-analyze"):
-        path = tmp_path / "webserver_influx.service"
-        path.write_text(text.replace(program, sys.executable), encoding="utf-8")
-        verified = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S,
-        )
-        assert path.name not in verified.stderr, verified.stderr
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path):
+    path = tmp_path / "webserver_influx.service"
+    path.write_text(re.sub(r"(?<=ExecStart=)\S+", sys.executable, unit_text()), encoding="utf-8")
+    verified = subprocess.run(
+        [installed("systemd-analyze"), "verify", "--man=no", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert path.name not in verified.stderr, verified.stderr
 
 
 def test_the_password_that_the_readme_gives_is_the_one_that_the_tests_use():

@@ -1,0 +1,50 @@
+"""What a test needs of the machine. Where it is missing, the test is skipped, and the reason names what to install."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+
+import pytest
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes, or limits them, by Linux")
+
+
+def has_ipv6() -> bool:
+    """Whether a socket can have an address of IPv6; that the system knows the protocol says less."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
+ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine: its loopback needs the address ::1")
+
+# The package of Debian that brings a command. What .ci/run installs is there on a machine of CI, or something is wrong.
+INSTALLED_BY_CI = {
+    "influxd": "influxdb",
+    "influx": "influxdb-client",
+    "wrk": "wrk",
+    "ab": "apache2-utils",
+    "curl": "curl",
+}
+PACKAGES = {
+    **INSTALLED_BY_CI,
+    "hostname": "hostname",
+    "ps": "procps",
+    "systemd-analyze": "systemd",
+    "victoria-metrics": "victoria-metrics",
+}
+
+
+def installed(command: str) -> str:
+    """The command's path. Without it the test is skipped; or fails, where CI=true and .ci/run installs it."""
+    path = shutil.which(command)
+    if path is None:
+        missing = pytest.fail if os.environ.get("CI") == "true" and command in INSTALLED_BY_CI else pytest.skip
+        missing(f"no {command} on this machine: apt-get install {PACKAGES[command]}")
+    return path

@@ -1,0 +1,120 @@
+"""The data source name of InfluxDB, where it is read, and no password in what is said of it."""
+
+from __future__ import annotations
+
+import pytest
+from daemons import PASSWORD, run_program, wait_until
+
+from webserver_influx import DSN_VARIABLE, Destination, parse_dsn
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("dsn", "destination"),
+    [
+        ("influxdb://h", Destination("h")),
+        ("influxdb://h/", Destination("h")),
+        ("influxdb://h:1/d", Destination("h", 1, database="d")),
+        ("influxdb://u:p@h:65535/d", Destination("h", 65535, "u", "p", "d")),
+        ("https+influxdb://u:p@h/d", Destination("h", 8086, "u", "p", "d", tls=True)),
+        ("influxdb://u:p@[::1]:8087/d", Destination("::1", 8087, "u", "p", "d")),
+        ("influxdb://[::1]", Destination("::1")),
+        ("influxdb://u@h", Destination("h", 8086, "u", "")),
+        ("influxdb://u%40x:p%2F%3A%40%25%3F%23%20@h/d%2Fe", Destination("h", 8086, "u@x", "p/:@%?# ", "d/e")),
+        ("influxdb://j%C3%BCrgen:p%C3%A4ss@h", Destination("h", 8086, "jürgen", "päss")),
+        ("influxdb://jürgen:päss@h", Destination("h", 8086, "jürgen", "päss")),
+        ("influxdb://u:p+q@h", Destination("h", 8086, "u", "p+q")),
+        ("influxdb://u:p:q@h", Destination("h", 8086, "u", "p:q")),
+        ("influxdb://u:p@db.Example.ORG", Destination("db.example.org", 8086, "u", "p")),
+    ],
+)
+def test_a_dsn_is_read(dsn, destination):
+    assert parse_dsn(dsn) == destination
+
+
+MALFORMED = [
+    "",
+    PASSWORD,
+    f"http://u:{PASSWORD}@h/d",
+    f"udp+influxdb://u:{PASSWORD}@h/d",
+    f"influxdb:u:{PASSWORD}@h",
+    f"influxdb://u:{PASSWORD}@/d",
+    f"influxdb://u:{PASSWORD}@h:port/d",
+    f"influxdb://u:{PASSWORD}@h:0/d",
+    f"influxdb://u:{PASSWORD}@h:65536/d",
+    f"influxdb://u:{PASSWORD}@h:-1/d",
+    f"influxdb://u:{PASSWORD}@h:/d",
+    f"influxdb://u:{PASSWORD}/x@h/d",
+    f"influxdb://u:{PASSWORD}?x@h/d",
+    f"influxdb://u:{PASSWORD}#x@h/d",
+    f"influxdb://u:{PASSWORD}@h/d?ssl=true",
+    f"influxdb://u:{PASSWORD}@h/d/e",
+    f"influxdb://u:{PASSWORD}@[::1/d",
+    f"influxdb://u:{PASSWORD}@::1/d",
+    f"influxdb://u:{PASSWORD} x@h/d",
+    f"influxdb://u:{PASSWORD}@h/d\n",
+    f"influxdb://u:[{PASSWORD}@h/d",
+    "localhost",
+    f"http://u:{PASSWORD}@h:8086/d",
+    f"influxdb://u:{PASSWORD}@",
+    f"influxdb://u:{PASSWORD}@h:99999/d",
+    f"influxdb://u:{PASSWORD}@h/d/more",
+    f"influxdb://u:{PASSWORD}#@h/d",
+    f"influxdb://u:a?{PASSWORD}@h/d",
+    f"influxdb://u:{PASSWORD} {PASSWORD}@h/d",
+    f"influxdb://u:12/{PASSWORD}@h/d",
+    f"udp+influxdb://u:{PASSWORD}@h:8089/d",
+]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dsn", MALFORMED)
+def test_a_malformed_dsn_is_refused_without_a_word_of_the_password(dsn):
+    with pytest.raises(ValueError, match=r"\w") as info:
+        parse_dsn(dsn)
+    assert PASSWORD not in str(info.value)
+
+
+@pytest.mark.parametrize("option", [True, False], ids=["--influx", "WEBSERVER_INFLUX_DSN"])
+def test_a_malformed_dsn_is_a_usage_error_without_the_password(option):
+    dsn = f"influxdb://u:{PASSWORD}@h:port/d"
+    ended = run_program("--influx", dsn) if option else run_program(env={"WEBSERVER_INFLUX_DSN": dsn})
+    assert ended.returncode == 2
+    assert ("--influx" if option else "WEBSERVER_INFLUX_DSN") in ended.stderr.splitlines()[-1]
+    assert PASSWORD not in ended.stdout + ended.stderr
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_destination_prints_all_but_the_password(tls):
+    text = str(Destination("::1", 8087, "u", PASSWORD, "d", tls))
+    assert text == f"http{'s' if tls else ''}://[::1]:8087, database d, user u"
+
+
+# --- on the command line, and in the environment
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dsn", MALFORMED)
+def test_a_malformed_dsn_is_refused_without_a_word_of_it(dsn, misuse):
+    assert misuse("--influx", dsn).startswith("argument --influx: ")
+    assert misuse(dsn=dsn).startswith(f"{DSN_VARIABLE}: ")
+
+
+@pytest.mark.parametrize("before", [["--inlux"], ["-influx"], []])
+def test_a_dsn_behind_a_misspelt_option_is_not_printed(before, misuse):
+    misuse(*before, f"influxdb://user:{PASSWORD}@host/db")
+    misuse(*before, f"influxdb://user:a {PASSWORD}@host/db")
+
+
+def test_a_password_with_a_slash_in_it_is_not_taken_for_a_database(misuse):
+    misuse("--influx", f"influxdb://user:12/{PASSWORD}@host")
+
+
+@pytest.mark.parametrize("verbose", [[], ["--verbose"]])
+def test_a_wrong_password_is_reported_but_not_printed(server, influxd, verbose):
+    influx = influxd(auth=True)
+    web = server(*verbose, env={DSN_VARIABLE: influx.dsn(login=("math_server", PASSWORD))})
+    wait_until(lambda: any("does not know user math_server by this password" in line for line in web.log()))
+    assert web.stop() == 0
+    assert PASSWORD not in web.stdout_text() + web.stderr_text()

@@ -1,0 +1,294 @@
+"""The reporter: its schedule, what it delivers in which order, and what it logs, with an InfluxDB that is none."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import sqlite3
+import threading
+from time import time_ns
+
+import pytest
+from books import count
+from daemons import wait_until
+
+import webserver_influx
+from webserver_influx import Rejected, Reporter, Trouble
+
+
+class TakesAll:
+    """An InfluxDB that takes every point, until it is given trouble."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, int]] = []
+        self.trouble = ""
+
+    def connect(self) -> None:
+        if self.trouble:
+            raise Trouble(self.trouble)
+
+    def write(self, points) -> None:
+        self.points += points
+
+
+@pytest.fixture
+def influxdb() -> TakesAll:
+    return TakesAll()
+
+
+@pytest.fixture
+def reporter(outbox, influxdb) -> Reporter:
+    return Reporter(outbox, influxdb, 60)
+
+
+def warnings_in(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def a_round(reporter: Reporter) -> None:
+    reporter.attempt(lambda: reporter.report(lambda: reporter.deliver(float("inf"))))
+
+
+@pytest.mark.smoke
+def test_trouble_is_logged_once_for_each_change(reporter, influxdb, caplog):
+    caplog.set_level(logging.INFO)
+    for trouble in ("gone", "gone", "gone", "locked", "locked", "", "", "gone", "gone"):
+        influxdb.trouble = trouble
+        a_round(reporter)
+    said = [record.getMessage() for record in caplog.records if "requests in" not in record.getMessage()]
+    well = "All is well again: InfluxDB takes points"
+    assert [line.partition(".")[0] for line in said] == ["gone", "locked", well, "gone"]
+
+
+@pytest.mark.smoke
+def test_each_interval_has_one_line_that_says_how_many_and_where_they_are(counter, reporter, influxdb, caplog):
+    caplog.set_level(logging.INFO)
+    count(counter, 12)
+    influxdb.trouble = "gone"
+    a_round(reporter)
+    influxdb.trouble = ""
+    a_round(reporter)
+    lines = [record.getMessage() for record in caplog.records if "requests in" in record.getMessage()]
+    assert lines[0].startswith("12 requests in ")
+    assert "per second" in lines[0]
+    assert "points waiting" in lines[0]
+    assert lines[1].startswith("0 requests in ")
+    assert lines[1].endswith("delivered to InfluxDB")
+
+
+@pytest.mark.smoke
+def test_points_that_influxdb_rejected_are_not_said_to_be_delivered(counter, reporter, influxdb, caplog, monkeypatch):
+    def write(points):
+        raise Rejected("points beyond retention policy")
+
+    caplog.set_level(logging.INFO)
+    with monkeypatch.context() as rejecting:
+        rejecting.setattr(influxdb, "write", write)
+        a_round(reporter)
+    a_round(reporter)
+    fates = [record.getMessage().rpartition("; ")[2] for record in caplog.records if record.levelno == logging.INFO]
+    assert fates == ["points that InfluxDB rejected: 1", "delivered to InfluxDB"]
+
+
+@pytest.mark.smoke
+def test_a_locked_database_is_one_log_line(tmp_path, counter, outbox, reporter, influxdb, caplog):
+    outbox.database.execute("PRAGMA busy_timeout = 10")
+    with contextlib.closing(sqlite3.connect(tmp_path / "state", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(3):
+            count(counter, 4)
+            a_round(reporter)
+        other.execute("COMMIT")
+    assert len(warnings_in(caplog)) == 1
+    assert "database is locked" in warnings_in(caplog)[0]
+    count(counter, 1)
+    a_round(reporter)
+    assert [number for _, number in influxdb.points] == [13]
+    assert len(warnings_in(caplog)) == 1
+
+
+@pytest.mark.smoke
+def test_a_system_that_has_no_file_left_is_one_log_line_and_no_bug(reporter, influxdb, caplog, monkeypatch):
+    def connect():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(influxdb, "connect", connect)
+    for _ in range(3):
+        a_round(reporter)
+    (line,) = warnings_in(caplog)
+    assert "Too many open files" in line
+    assert "bug" not in line
+
+
+@pytest.mark.smoke
+def test_a_bug_in_a_round_is_logged_once_and_the_next_round_goes_on(counter, reporter, influxdb, caplog, monkeypatch):
+    monkeypatch.setattr(influxdb, "connect", lambda: 1 / 0)
+    for _ in range(3):
+        count(counter, 1)
+        a_round(reporter)
+    assert sum("division by zero" in line for line in warnings_in(caplog)) == 1
+    monkeypatch.undo()
+    a_round(reporter)
+    assert sum(number for _, number in influxdb.points) == 3
+
+
+@pytest.mark.smoke
+def test_points_are_delivered_oldest_first_in_batches(outbox, since, reporter, influxdb, monkeypatch):
+    batches = []
+    monkeypatch.setattr(influxdb, "write", lambda points: batches.append(list(points)))
+    for step in range(1, 2501):
+        outbox.database.execute("INSERT INTO requests VALUES (?, 1)", (since + step,))
+    reporter.deliver(float("inf"))
+    assert [len(batch) for batch in batches] == [1000, 1000, 500]
+    assert list(itertools.chain(*batches)) == [(since + step, 1) for step in range(1, 2501)]
+    assert outbox.waiting() == 0
+
+
+@pytest.mark.smoke
+def test_only_the_points_at_fault_are_set_aside(outbox, since, reporter, influxdb, monkeypatch, caplog):
+    taken = set()
+
+    def write(points):
+        bad = [point for point in points if (point[0] - since) % 97 == 0]
+        taken.update(point for point in points if point not in bad)
+        if bad:
+            raise Rejected(f"partial write: bad points dropped={len(bad)}", len(bad))
+
+    monkeypatch.setattr(influxdb, "write", write)
+    for step in range(1, 1501):
+        outbox.database.execute("INSERT INTO requests VALUES (?, 1)", (since + step,))
+    reporter.deliver(float("inf"))
+    rejected = outbox.database.execute("SELECT time FROM rejected").fetchall()
+    assert sorted(time - since for (time,) in rejected) == list(range(97, 1501, 97))
+    assert len(taken) == 1500 - len(rejected)
+    assert outbox.waiting() == 0
+    assert len(warnings_in(caplog)) == 1
+
+
+class Clock:
+    """A clock that moves only when somebody waits, and stands for the event that ends the reporter."""
+
+    def __init__(self, rounds: int) -> None:
+        self.now = 0.0
+        self.rounds = rounds
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        self.now += max(0.0, seconds)
+        self.rounds -= 1
+        return self.rounds < 0
+
+    def set(self) -> None:
+        pass
+
+
+class SlowOutbox:
+    """An outbox in which recording takes the seconds that it is given, one after the other."""
+
+    path = "state"
+
+    def __init__(self, clock: Clock, seconds: list[float]) -> None:
+        self.clock, self.seconds, self.recorded = clock, seconds, []
+
+    def record(self, now: int) -> int:
+        self.recorded.append(self.clock.now)
+        self.clock.now += self.seconds.pop(0)
+        return 1
+
+    def oldest(self, limit: int) -> list:
+        return []
+
+    def waiting(self) -> int:
+        return 0
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("seconds", "recorded"),
+    [
+        ([0, 0, 0, 0], [60, 120, 180, 240]),
+        ([7, 7, 59, 7], [60, 120, 180, 240]),
+        ([1, 130, 1, 1], [60, 120, 250, 300]),
+        ([1, 60, 1, 1], [60, 120, 180, 240]),
+        ([1000, 1, 1, 1], [60, 1060, 1080, 1140]),
+    ],
+    ids=["idle", "slow rounds", "two beats missed", "just on time", "many beats missed"],
+)
+def test_the_schedule_does_not_drift_and_beats_that_were_missed_are_skipped(monkeypatch, caplog, seconds, recorded):
+    clock = Clock(rounds=4)
+    monkeypatch.setattr(webserver_influx, "monotonic", clock.monotonic)
+    outbox = SlowOutbox(clock, [each or 0.001 for each in seconds])
+    reporter = Reporter(outbox, TakesAll(), 60.0)
+    reporter.stopping = clock
+    reporter.run()
+    assert [round(when, 1) for when in outbox.recorded] == recorded
+    assert not warnings_in(caplog)
+
+
+@pytest.mark.smoke
+def test_two_reports_in_one_tick_of_a_coarse_clock_are_no_bug(monkeypatch, caplog):
+    """Windows' monotonic clock has ticks of 16 ms."""
+    clock = Clock(rounds=1)
+    monkeypatch.setattr(webserver_influx, "monotonic", clock.monotonic)
+    a_round(Reporter(SlowOutbox(clock, [0.0]), TakesAll(), 60.0))
+    assert not warnings_in(caplog)
+
+
+@pytest.mark.smoke
+def test_delivery_ends_when_the_next_point_is_due(outbox, since, reporter, influxdb, monkeypatch):
+    clock = Clock(rounds=1)
+    monkeypatch.setattr(webserver_influx, "monotonic", clock.monotonic)
+
+    def write(points):
+        clock.now += 1
+
+    monkeypatch.setattr(influxdb, "write", write)
+    for step in range(1, 5001):
+        outbox.database.execute("INSERT INTO requests VALUES (?, 1)", (since + step,))
+    reporter.deliver(3.0)
+    assert outbox.waiting() == 2000
+
+
+@pytest.mark.smoke
+def test_stopping_records_and_delivers_the_last_part_of_an_interval(counter, reporter, influxdb):
+    reporter.start()
+    count(counter, 9)
+    reporter.stop()
+    assert not reporter.is_alive()
+    assert [number for _, number in influxdb.points] == [9]
+
+
+@pytest.mark.smoke
+def test_a_delivery_that_the_program_does_not_wait_for_says_nothing(outbox, reporter, influxdb, caplog, monkeypatch):
+    def write_late(points):
+        writing.set()
+        closed.wait()
+
+    writing, closed = threading.Event(), threading.Event()
+    monkeypatch.setattr(webserver_influx, "DELIVERY_SECONDS", 0.1)
+    monkeypatch.setattr(influxdb, "write", write_late)
+    outbox.record(time_ns())
+    reporter.start()
+    assert writing.wait(60)
+    reporter.stop()
+    outbox.close()
+    closed.set()
+    reporter.join()
+    assert not warnings_in(caplog)
+
+
+@pytest.mark.smoke
+def test_an_end_at_which_nothing_can_be_recorded_delivers_what_waits(outbox, reporter, influxdb, caplog, monkeypatch):
+    def record(now):
+        raise sqlite3.OperationalError("database is locked")
+
+    reporter.start()
+    wait_until(reporter.is_alive)
+    outbox.record(time_ns())
+    monkeypatch.setattr(outbox, "record", record)
+    reporter.stop()
+    assert not reporter.is_alive()
+    assert len(influxdb.points) == 1
