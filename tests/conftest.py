@@ -10,6 +10,8 @@
 Both are Daemons: they can be stopped, killed, frozen, thawed and started again in mid-test. Everything is on loopback.
 """
 
+# ruff: noqa: E402 - only what is imported after register_assert_rewrite() has assertions that say what they compared
+
 from __future__ import annotations
 
 import contextlib
@@ -20,12 +22,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-pytest.register_assert_rewrite("daemons", "needs", "refusals")  # so that their assertions say what they compared, too
+pytest.register_assert_rewrite("daemons", "local", "messages", "needs", "refusals")
 
-from daemons import Guard, Influxd, Server, free_port, new_folder  # noqa: E402
-from refusals import error_line  # noqa: E402
+from daemons import Guard, Influxd, Server, free_port, new_folder
+from local import Local
+from refusals import error_line
 
-from webserver_influx import DSN_VARIABLE, Counter, Outbox, parse_arguments  # noqa: E402
+import webserver_influx
+from webserver_influx import DSN_VARIABLE, Counter, Outbox, listen, parse_arguments
 
 # An example's time says more about the machine than about the code.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -122,7 +126,21 @@ def misuse(monkeypatch, capsys):
     return refused
 
 
-# --- the parts of a count, in this process
+# --- a server, and the parts of a count, in this process
+
+
+@pytest.fixture
+def local(monkeypatch):
+    """local(address="127.0.0.1", **constants of the module) -> Local."""
+    with contextlib.ExitStack() as at_end:
+
+        def make(address: str | None = "127.0.0.1", **constants) -> Local:
+            for name, value in constants.items():
+                assert hasattr(webserver_influx, name)
+                monkeypatch.setattr(webserver_influx, name, value)
+            return at_end.enter_context(contextlib.closing(Local(listen(address, 0))))
+
+        yield make
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import random
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -490,6 +491,11 @@ def received(connection: socket.socket, deadline: float, until: bytes | None = N
                 break
             data += piece
     return data
+
+
+def reset_at_close(one: socket.socket) -> None:
+    """So that its other side sees "connection reset by peer" and not an orderly end."""
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def clean_environment() -> dict[str, str]:

@@ -14,11 +14,12 @@ import enum
 import re
 import selectors
 import socket
-import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Callable
+
+from daemons import reset_at_close
 
 PATIENCE_S = 10  # with an influxd that is frozen and takes nothing more
 
@@ -145,8 +146,3 @@ def share(request: bytes, fate: Fate) -> bytes:
         head, end, body = request.partition(b"\r\n\r\n")
         return head + end + body[: len(body) // 2] if body else head[: len(head) // 2]
     return request
-
-
-def reset_at_close(one: socket.socket) -> None:
-    """So that its other side sees "connection reset by peer" and not an orderly end."""
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

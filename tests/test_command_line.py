@@ -12,7 +12,6 @@ import re
 import signal
 import socket
 import sqlite3
-import struct
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from daemons import (
     REPORT_LINE,
     Server,
     free_port,
+    reset_at_close,
     run_program,
     wait_until,
 )
@@ -269,7 +269,7 @@ def hang_up(web: Server) -> None:
     with web.connect() as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         client.recv(1024)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_at_close(client)
 
 
 @linux

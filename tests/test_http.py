@@ -1,4 +1,4 @@
-"""The server over real sockets. Where a time-out or a limit is too long to wait for, it runs in this process."""
+"""Requests and replies over real sockets, and the tools that people use."""
 
 from __future__ import annotations
 
@@ -6,116 +6,33 @@ import contextlib
 import email.utils
 import json
 import re
-import signal
 import socket
 import ssl
-import struct
 import subprocess
-import threading
 import time
-from typing import Callable, NamedTuple
+from typing import Callable
 
 import pytest
 from chunks import CHUNKED_BAD, LAST_CHUNK, MIB, chunk
-from daemons import PATIENCE_S, Server, received, wait_until
+from daemons import PATIENCE_S, reset_at_close, wait_until
 from heads import BAD, GOOD
+from messages import (
+    CHUNKED_POST,
+    JSON_TYPE,
+    PROMPT_S,
+    exchange,
+    is_readable,
+    message,
+    parsed,
+    post,
+    receive,
+    refusal,
+    statuses,
+    texts,
+)
 from needs import installed, ipv6
 
-import webserver_influx
-from webserver_influx import Counter, SumHandler, SumServer, listen
-
-JSON_TYPE = "Content-Type: application/json"
 WRONG_TYPE = 'Please, ensure the content type of your request is "application/json".'
-PROMPT_S = 5  # for what needs no waiting, on a machine that is busy; shorter than any time-out that it is told from
-
-
-# --- requests and replies
-
-
-def message(line: str, *fields: str, body: bytes = b"") -> bytes:
-    """A request in HTTP/1.1, unless its line says another version; with its Content-Length where it has a body."""
-    if " HTTP/" not in line:
-        line += " HTTP/1.1"
-    length = (f"Content-Length: {len(body)}",) if body else ()
-    return "\r\n".join((line, "Host: x", *fields, *length, "", "")).encode() + body
-
-
-def post(body: bytes, *fields: str) -> bytes:
-    return message("POST /", JSON_TYPE, *fields, body=body)
-
-
-CHUNKED_POST = message("POST /", JSON_TYPE, "Transfer-Encoding: chunked")
-
-
-class Answer(NamedTuple):
-    status: int
-    text: str
-    fields: dict[str, str]  # names in lower case
-
-
-def parsed(data: bytes, *methods: str) -> list[Answer]:
-    """The replies to requests of these methods, GET where it is not said; what is no whole reply fails the test."""
-    found: list[Answer] = []
-    while data:
-        head, end, data = data.partition(b"\r\n\r\n")
-        assert end, head
-        line, *lines = head.decode("ascii").split("\r\n")
-        match = re.fullmatch(r"HTTP/1\.1 ([1-5][0-9][0-9]) [A-Z][ -~]+", line)
-        assert match, line
-        fields = dict(re.fullmatch(r"([A-Za-z-]+): ([!-~][ -~]*)", line).groups() for line in lines)
-        fields = {name.lower(): value for name, value in fields.items()}
-        assert len(fields) == len(lines)
-        finals = sum(answer.status != 100 for answer in found)
-        bodiless = match[1] == "100" or methods[finals : finals + 1] == ("HEAD",)
-        length = 0 if bodiless else int(fields["content-length"])
-        assert len(data) >= length, f"{data!r} has not {length} bytes"
-        found.append(Answer(int(match[1]), data[:length].decode(), fields))
-        data = data[length:]
-    return found
-
-
-def texts(data: bytes, *methods: str) -> list[str]:
-    return [answer.text for answer in parsed(data, *methods)]
-
-
-def statuses(data: bytes, *methods: str) -> list[int]:
-    return [answer.status for answer in parsed(data, *methods)]
-
-
-def refusal(data: bytes) -> Answer:
-    """The only reply, after which the connection is closed, and which says in one line what is wrong."""
-    (answer,) = parsed(data)
-    assert answer.fields["connection"] == "close"
-    assert answer.fields["content-type"] == "text/plain; charset=utf-8"
-    assert answer.text
-    assert answer.text.isprintable()
-    return answer
-
-
-def exchange(connection: socket.socket, data: bytes, until: bytes) -> bytes:
-    """Send, and return what comes until this has come."""
-    connection.sendall(data)
-    return receive(connection, until)
-
-
-def receive(connection: socket.socket, until: bytes | None = None) -> bytes:
-    """What comes until this, or else the end, which has to come."""
-    data = received(connection, time.monotonic() + PATIENCE_S, until)
-    if until is None:
-        assert is_closed(connection)
-    else:
-        assert until in data, data
-    return data
-
-
-def is_closed(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1) == b""
-    except ConnectionError:
-        return True
-
-
-# --- servers
 
 
 @pytest.fixture(scope="module")
@@ -123,41 +40,6 @@ def web(new_server, tmp_path_factory):
     """One server for all tests that leave it as it was; when it has printed a traceback, the last of them fails."""
     with contextlib.closing(new_server(tmp_path_factory.mktemp("web"))) as web:
         yield web.start()
-
-
-class Local:
-    """A server in this process."""
-
-    raw = Server.raw
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.counter = Counter(":memory:")
-        self.server = SumServer(listener, self.counter)
-        self.port = self.server.server_address[1]
-        self.server.start()
-
-    def connect(self, timeout: float = PATIENCE_S, host: str = "127.0.0.1") -> socket.socket:
-        return socket.create_connection((host, self.port), timeout)
-
-    def close(self) -> None:
-        if self.server.socket.fileno() >= 0:
-            self.server.stop()
-        wait_until(lambda: not self.server.handlers, what="the connections to end")
-        self.counter.close()
-
-
-@pytest.fixture
-def local(monkeypatch):
-    """local(address="127.0.0.1", **constants of the module) -> Local."""
-    with contextlib.ExitStack() as at_end:
-
-        def make(address: str | None = "127.0.0.1", **constants) -> Local:
-            for name, value in constants.items():
-                assert hasattr(webserver_influx, name)
-                monkeypatch.setattr(webserver_influx, name, value)
-            return at_end.enter_context(contextlib.closing(Local(listen(address, 0))))
-
-        yield make
 
 
 # --- GET, HEAD, POST
@@ -549,12 +431,6 @@ def test_a_head_that_does_not_end_is_refused_with_a_body_though_the_one_before_w
     assert refusal(behind_a_head_request(web, lambda connection: connection.shutdown(socket.SHUT_WR))).status == 400
 
 
-def reset(connection: socket.socket) -> None:
-    """Close it so that the other side sees a reset."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
-
-
 def test_a_client_that_resets_the_connection_is_ordinary_life(server):
     web = server("--verbose")
     for start in (
@@ -568,258 +444,12 @@ def test_a_client_that_resets_the_connection_is_ordinary_life(server):
         message("POST /", "Content-Length: 9999999"),
     ):
         for _ in range(5):
-            connection = web.connect()
-            connection.sendall(start)
-            reset(connection)
+            with web.connect() as connection:
+                connection.sendall(start)
+                reset_at_close(connection)
         assert web.get().text == "Sum: 0"
     assert web.stop() == 0
     assert not re.search("WARNING (?!InfluxDB)|ERROR|Traceback", web.stderr_text())
-
-
-# --- limits and time-outs, in this process
-
-
-def trickle(connection: socket.socket, byte: bytes) -> None:
-    """Send byte after byte until the server has had enough."""
-    with contextlib.suppress(ConnectionError):
-        while not is_readable(connection, 0.02):
-            connection.sendall(byte)
-
-
-def is_readable(connection: socket.socket, seconds: float) -> bool:
-    connection.settimeout(seconds)
-    try:
-        return connection.recv(1, socket.MSG_PEEK) is not None
-    except socket.timeout:
-        return False
-
-
-@pytest.mark.parametrize("rest", [b"", b"a"], ids=["silent", "byte by byte"])
-def test_a_head_that_takes_too_long_is_refused(local, rest):
-    web = local(HEAD_SECONDS=0.3)
-    with web.connect() as connection:
-        connection.sendall(b"GET /")
-        if rest:
-            trickle(connection, rest)
-        assert refusal(receive(connection)).status == 408
-    assert web.counter.total() == 0
-
-
-@pytest.mark.parametrize("rest", [b"", b" "], ids=["silent", "byte by byte"])
-def test_a_body_that_takes_too_long_is_refused(local, rest):
-    web = local(BODY_SECONDS=0.3)
-    with web.connect() as connection:
-        connection.sendall(message("POST /", JSON_TYPE, "Content-Length: 100000"))
-        if rest:
-            trickle(connection, rest)
-        assert refusal(receive(connection)).status == 408
-    assert web.counter.total() == 1
-
-
-def test_a_chunked_body_that_takes_too_long_is_refused(local):
-    web = local(BODY_SECONDS=0.3)
-    with web.connect() as connection:
-        connection.sendall(CHUNKED_POST + b"1000\r\n")
-        trickle(connection, b" ")
-        assert refusal(receive(connection)).status == 408
-
-
-def test_a_head_behind_another_request_has_its_time_from_its_first_byte(local):
-    web = local(HEAD_SECONDS=0.3)
-    with web.connect() as connection:
-        data = exchange(connection, message("GET /?a=1") + b"GET", until=b"Sum: 1.0") + receive(connection)
-    assert statuses(data) == [200, 408]
-
-
-def test_a_request_that_came_in_time_is_followed_by_an_idle_time_not_by_a_time_out(local):
-    web = local(HEAD_SECONDS=0.2, BODY_SECONDS=0.2)
-    with web.connect() as connection:
-        for number in range(2):
-            connection.sendall(b"POST /")
-            data = exchange(connection, post(b'{"a": %d}' % number)[6:], until=b"Sum: %d.0" % number)
-            assert statuses(data) == [200]
-            assert not is_readable(connection, 0.3)
-
-
-@pytest.mark.parametrize("request_bytes", [b"", message("GET /"), message("GET /") * 3])
-def test_an_idle_connection_is_closed_in_silence(local, request_bytes):
-    web = local(IDLE_SECONDS=0.15)
-    assert texts(web.raw(request_bytes)) == ["Sum: 0"] * request_bytes.count(b"GET")
-
-
-def test_a_connection_that_is_older_than_the_server_is_closed_when_idle_too(monkeypatch):
-    monkeypatch.setattr(webserver_influx, "IDLE_SECONDS", 0.15)
-    listener = listen("127.0.0.1", 0)
-    connect = socket.create_connection(listener.getsockname(), PATIENCE_S)
-    with connect as connection, contextlib.closing(Local(listener)):
-        assert receive(connection) == b""
-
-
-def test_an_empty_line_behind_a_body_is_the_end_of_that_request_not_the_beginning_of_one(local):
-    web = local(HEAD_SECONDS=0.1, IDLE_SECONDS=0.3)
-    for request in (post(b'{"a": 3}'), message("GET /?a=3")):
-        assert texts(web.raw(request + b"\r\n")) == ["Sum: 3.0"]
-        data = request + b"\r\n" + message("GET /?a=4", "Connection: close")
-        assert texts(web.raw(data)) == ["Sum: 3.0", "Sum: 4.0"]
-        with web.connect() as connection:
-            exchange(connection, request, until=b"Sum: 3.0")
-            connection.sendall(b"\r\n")
-            assert not is_readable(connection, 0.15)
-            exchange(connection, message("GET /?a=4"), until=b"Sum: 4.0")
-
-
-def test_a_refusal_ends_though_the_client_stays(local):
-    web = local(LINGER_SECONDS=0.2)
-    with web.connect() as connection:
-        connection.sendall(b"GARBAGE\r\n\r\n")
-        assert refusal(receive(connection)).status == 400
-        wait_until(lambda: not web.server.handlers, what="the server to let go of the connection")
-
-
-def test_every_valid_head_is_counted_and_nothing_else(local):
-    web = local()
-    counted = [
-        message("GET /"),
-        message("HEAD /"),
-        post(b"{"),
-        message("PUT /"),
-        message("GET /", "Expect: tea"),
-        message("POST /", "Content-Length: 9999999"),
-    ]
-    web.raw(b"".join(counted))
-    for start in (b"", b"G", b"GARBAGE\r\n\r\n", message("GET / HTTP/2.0"), message("GET /", "Host: y")):
-        web.raw(start, half_close=True)
-    assert web.counter.total() == len(counted)
-
-
-@pytest.mark.parametrize("method", ["PUT", "GET", "POST"])
-def test_an_idle_connection_does_not_keep_a_body(local, method):
-    web = local()
-    body = b'{"a": 3}' + b" " * 100_000
-    request = message(f"{method} /", "Content-Type: text/plain", f"Content-Length: {len(body)}", body=body)
-    with web.connect() as connection:
-        exchange(connection, request + message("GET /?a=4"), until=b"Sum: 4.0")
-        (handler,) = web.server.handlers
-        assert handler.body == b""
-
-
-def test_an_idle_connection_does_not_keep_a_body_that_came_behind_another_request(local):
-    web = local()
-    first = message("GET /", f"Padding: {'p' * 3000}")  # so that more is received at once than an idle connection holds
-    body = b'{"a": 4}' + b" " * 50_000
-    with web.connect() as connection:
-        exchange(connection, first + post(body), until=b"Sum: 4.0")
-        (handler,) = web.server.handlers
-        assert len(handler.received) <= webserver_influx.REQUEST_LINE_BYTES
-
-
-def test_a_thread_that_cannot_be_started_is_started_later(local, monkeypatch, caplog):
-    def start_one(*arguments):
-        if not next(one, False):
-            raise RuntimeError("can't start new thread")
-        start_new_thread(*arguments)
-
-    one, start_new_thread = iter([True]), webserver_influx.start_new_thread
-    with contextlib.ExitStack() as stack:
-        with monkeypatch.context() as few_threads:
-            few_threads.setattr(webserver_influx, "start_new_thread", start_one)
-            web = local()
-            first, second = (stack.enter_context(web.connect()) for _ in range(2))
-            exchange(first, message("GET /"), until=b"Sum: 0")
-            second.sendall(message("GET /?a=3"))
-            assert not is_readable(second, 0.1)
-        assert receive(second, until=b"Sum: 3.0")
-    assert caplog.messages == ["can't start new thread; new connections wait in the listen backlog"]
-
-
-def test_a_server_that_has_stopped_starts_no_thread(local, monkeypatch, caplog):
-    web = local()
-    web.server.stop()
-    monkeypatch.setattr(webserver_influx, "start_new_thread", None)
-    web.server.start_thread()
-    assert not caplog.messages
-
-
-def test_a_client_without_an_address_may_hang_up_as_any_other(local, monkeypatch, caplog):
-    """macOS gives no address of a client that is gone by then."""
-    web = local()
-    get_request = web.server.get_request
-    monkeypatch.setattr(web.server, "get_request", lambda: (get_request()[0], None))
-    with caplog.at_level("DEBUG"):
-        for _ in range(3):  # the first may be accepted by a thread that waited before
-            with web.connect() as connection:
-                connection.sendall(message("GET /"))
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        wait_until(lambda: any(line.startswith("? hung up") for line in caplog.messages))
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-    assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
-
-
-def test_a_bug_is_a_500_and_the_server_goes_on(local, monkeypatch, caplog):
-    def broken(handler):
-        raise ZeroDivisionError
-
-    web = local()
-    with monkeypatch.context() as broken_for_now:
-        broken_for_now.setitem(SumHandler.methods, "GET", broken)
-        assert refusal(web.raw(message("GET /"))).status == 500
-    assert "ZeroDivisionError" in caplog.text
-    assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
-
-
-def test_connections_past_the_limit_wait_and_are_then_served(local, caplog):
-    web = local(CONNECTIONS=2)
-    with contextlib.ExitStack() as stack:
-        first, second = (stack.enter_context(web.connect()) for _ in range(2))
-        for connection in (first, second):
-            exchange(connection, message("GET /"), until=b"Sum: 0")
-        others = [stack.enter_context(web.connect()) for _ in range(8)]
-        for other in others:
-            other.sendall(message("GET /?a=3", "Connection: close"))
-        assert not any(is_readable(other, 0.02) for other in others)
-        wait_until(lambda: "All 2 threads are busy" in caplog.text)
-        exchange(second, message("GET /?a=4"), until=b"Sum: 4.0")
-        first.close()
-        for other in others:
-            other.settimeout(PATIENCE_S)
-            assert texts(receive(other)) == ["Sum: 3.0"]
-
-
-@pytest.mark.parametrize("last", [message("GET /", "Connection: close"), b"GARBAGE\r\n\r\n", message("GET /")])
-def test_a_client_that_does_not_read_holds_up_nobody(monkeypatch, last):
-    class Late:
-        """A socket that sends several replies only when it is told to."""
-
-        def __init__(self, sock: socket.socket) -> None:
-            self.sock = sock
-
-        def __getattr__(self, name: str):
-            return getattr(self.sock, name)
-
-        def sendall(self, data: bytes) -> None:
-            if data.count(b"HTTP/1.1 ") > 1:
-                sending.set()
-                go_on.wait()
-            self.sock.sendall(data)
-
-    sending, go_on = threading.Event(), threading.Event()
-    finish_request = SumServer.finish_request
-    monkeypatch.setattr(SumServer, "finish_request", lambda self, sock, *more: finish_request(self, Late(sock), *more))
-    listener = listen("127.0.0.1", 0)
-    with socket.create_connection(listener.getsockname()) as deaf:
-        deaf.sendall(message("GET /") * 2 + last)  # so that it has come when the connection is accepted
-        with contextlib.closing(Local(listener)) as web, web.connect() as other, contextlib.ExitStack() as at_end:
-            at_end.callback(go_on.set)
-            assert sending.wait(PATIENCE_S)
-            assert texts(exchange(other, message("GET /?a=3"), until=b"Sum: 3.0")) == ["Sum: 3.0"]
-
-
-@ipv6
-def test_it_listens_on_ipv4_and_ipv6_unless_told_otherwise(local):
-    web = local(address=None)
-    for host in ("127.0.0.1", "::1"):
-        with web.connect(host=host) as connection:
-            assert texts(exchange(connection, message("GET /?a=3"), until=b"Sum: 3.0")) == ["Sum: 3.0"]
 
 
 @ipv6
@@ -833,7 +463,7 @@ def test_it_serves_on_an_ipv6_address(server):
 # --- the tools that people use
 
 
-def run(*command: str) -> str:
+def output_of(*command: str) -> str:
     installed(command[0])
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
 
@@ -853,17 +483,17 @@ def run(*command: str) -> str:
     ids=" ".join,
 )
 def test_curl_gets_its_answer(web, options, output):
-    assert run("curl", "-sS", *options, web.url) == output
+    assert output_of("curl", "-sS", *options, web.url) == output
 
 
 def test_curl_is_told_that_its_body_is_too_long(web, tmp_path):
     (tmp_path / "body").write_bytes(bytes(5 * MIB))
     options = ["-sS", "-H", JSON_TYPE, "--data-binary", f"@{tmp_path / 'body'}", "-w", " %{http_code}"]
-    assert run("curl", *options, web.url).endswith(" 413")
+    assert output_of("curl", *options, web.url).endswith(" 413")
 
 
 def test_ab_sees_no_error(web):
-    report = run("ab", "-q", "-k", "-t", "1", "-n", "1000000", "-c", "8", f"{web.url}/?a=3&b=3")
+    report = output_of("ab", "-q", "-k", "-t", "1", "-n", "1000000", "-c", "8", f"{web.url}/?a=3&b=3")
     figures = dict(re.findall(r"^([A-Z][A-Za-z0-9 -]+):\s+([0-9]+)", report, re.MULTILINE))
     assert int(figures["Complete requests"]) > 0
     assert figures["Failed requests"] == "0"
@@ -872,147 +502,7 @@ def test_ab_sees_no_error(web):
 
 
 def test_wrk_sees_no_error(web):
-    report = run("wrk", "-t", "1", "-c", "16", "-d", "1", f"{web.url}/?a=3&b=3")
+    report = output_of("wrk", "-t", "1", "-c", "16", "-d", "1", f"{web.url}/?a=3&b=3")
     assert int(re.search(r"([0-9]+) requests in", report)[1]) > 0
     assert "Socket errors" not in report
     assert "Non-2xx" not in report
-
-
-# --- the end
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_quietly(server, signum):
-    web = server()
-    with web.connect() as idle, web.connect() as silent:
-        exchange(idle, message("GET /"), until=b"Sum: 0")
-        assert web.stop(signum) == 0
-        assert is_closed(idle)
-        assert is_closed(silent)
-
-
-def test_a_signal_that_comes_as_soon_as_it_serves_ends_the_server_quietly(server):
-    web = server()
-    for _ in range(3):
-        assert web.stop() == 0
-        web.start()
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_requests_in_flight_are_answered_before_the_end(server, signum):
-    web = server()
-    body = post(b'{"a": 3}')
-    with web.connect() as half_a_head, web.connect() as half_a_body, web.connect() as idle:
-        exchange(idle, message("GET /"), until=b"Sum: 0")
-        for connection, start in ((half_a_head, body[:20]), (half_a_body, body[:-3])):
-            connection.sendall(start)
-            assert not is_readable(connection, 0.1)
-        web.process.send_signal(signum)
-        wait_until(web.refuses, PROMPT_S)
-        half_a_head.sendall(body[20:])
-        half_a_body.sendall(body[-3:])
-        for connection in (half_a_head, half_a_body):
-            connection.settimeout(PATIENCE_S)
-            assert texts(receive(connection)) == ["Sum: 3.0"]
-        assert is_closed(idle)
-        assert web.wait() == 0
-
-
-def test_a_client_that_never_ends_does_not_hold_up_the_end(local):
-    web = local(GRACE_SECONDS=0.3)
-    with web.connect() as connection:
-        connection.sendall(post(b'{"a": 3}')[:-1])
-        wait_until(lambda: web.counter.total() == 1)
-        begin = time.monotonic()
-        web.server.stop()
-        assert time.monotonic() - begin < PROMPT_S
-        assert refusal(receive(connection)).status == 503
-
-
-def test_the_last_reply_of_a_server_that_stops_says_so(local):
-    web = local()
-    with web.connect() as connection:
-        connection.sendall(post(b'{"a": 3}')[:-1])
-        wait_until(lambda: web.counter.total() == 1)
-        stop = threading.Thread(target=web.server.stop)
-        stop.start()
-        wait_until(lambda: web.server.stopping)
-        connection.sendall(b"}")
-        (answer,) = parsed(receive(connection))
-        stop.join()
-        assert (answer.text, answer.fields.get("connection")) == ("Sum: 3.0", "close")
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_connections_that_wait_to_be_accepted_are_served_before_the_end(server, workers):
-    web = server("--workers", workers)
-    for _ in range(3):
-        with contextlib.ExitStack() as stack:
-            connections = [stack.enter_context(web.connect()) for _ in range(100)]
-            for connection in connections:
-                connection.sendall(message("GET /?a=3"))
-            assert web.stop() == 0
-            assert [texts(receive(connection)) for connection in connections] == [["Sum: 3.0"]] * 100
-        web.start()
-
-
-def half_posted(web: Local, connection: socket.socket) -> None:
-    connection.sendall(post(b'{"a": 3}')[:-1])
-    wait_until(lambda: web.server.handlers and next(iter(web.server.handlers)).deadline)
-
-
-def test_a_client_that_sends_on_though_the_server_stops_can_read_its_reply(local):
-    web = local()
-    with web.connect() as connection:
-        half_posted(web, connection)
-        web.server.stopping = True
-        connection.sendall(b"}")
-        assert is_readable(connection, PATIENCE_S)
-        for _ in range(3):
-            connection.sendall(message("GET /"))
-            time.sleep(0.05)  # for a reset to arrive, if there is one
-        assert texts(receive(connection)) == ["Sum: 3.0"]
-
-
-@pytest.mark.parametrize("start", [b"POST /", post(b'{"a": 3}')[:-1]])
-def test_a_request_that_the_end_of_the_server_cuts_off_is_not_the_clients_fault(local, start):
-    web = local(GRACE_SECONDS=0.2)
-    with web.connect() as connection:
-        connection.sendall(start)
-        wait_until(lambda: web.server.handlers and next(iter(web.server.handlers)).deadline)
-        web.server.stop()
-        assert refusal(receive(connection)).status == 503
-
-
-def test_the_end_waits_for_a_connection_that_has_just_been_accepted(local, monkeypatch):
-    accepted, go_on = threading.Event(), threading.Event()
-
-    def slow_setup(handler):
-        accepted.set()
-        go_on.wait(PATIENCE_S)
-        setup(handler)
-
-    web = local()
-    setup = SumHandler.setup
-    monkeypatch.setattr(SumHandler, "setup", slow_setup)
-    with web.connect() as connection:
-        assert accepted.wait(PATIENCE_S)
-        stop = threading.Thread(target=web.server.stop)
-        stop.start()
-        stop.join(0.2)
-        assert stop.is_alive()
-        go_on.set()
-        stop.join(PATIENCE_S)
-        assert is_closed(connection)
-
-
-def test_a_second_ctrl_c_ends_the_server_at_once(server):
-    web = server()
-    with web.connect() as connection:
-        connection.sendall(post(b'{"a": 3}')[:-1])
-        assert not is_readable(connection, 0.1)
-        web.process.send_signal(signal.SIGINT)
-        wait_until(web.refuses)
-        begin = time.monotonic()
-        assert web.stop(signal.SIGINT) == 130
-        assert time.monotonic() - begin < webserver_influx.GRACE_SECONDS - 0.5

@@ -6,10 +6,17 @@ import contextlib
 import signal
 import socket
 import sqlite3
+import threading
+import time
 
 import pytest
-from daemons import REPORT_LINE, free_port, run_python, wait_until
+from daemons import PATIENCE_S, REPORT_LINE, free_port, run_python, wait_until
+from local import Local
+from messages import PROMPT_S, exchange, is_closed, is_readable, message, parsed, post, receive, refusal, texts
 from needs import posix
+
+import webserver_influx
+from webserver_influx import SumHandler
 
 
 @posix
@@ -74,3 +81,143 @@ def test_a_second_ctrl_c_does_not_wait_for_requests_in_flight(server):
         web.process.send_signal(signal.SIGINT)
         wait_until(web.refuses, what="it to accept no more")
         assert web.stop(signal.SIGINT) == 130  # it would be 0, had it waited
+
+
+# --- requests that are under way
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_quietly(server, signum):
+    web = server()
+    with web.connect() as idle, web.connect() as silent:
+        exchange(idle, message("GET /"), until=b"Sum: 0")
+        assert web.stop(signum) == 0
+        assert is_closed(idle)
+        assert is_closed(silent)
+
+
+def test_a_signal_that_comes_as_soon_as_it_serves_ends_the_server_quietly(server):
+    web = server()
+    for _ in range(3):
+        assert web.stop() == 0
+        web.start()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_requests_in_flight_are_answered_before_the_end(server, signum):
+    web = server()
+    body = post(b'{"a": 3}')
+    with web.connect() as half_a_head, web.connect() as half_a_body, web.connect() as idle:
+        exchange(idle, message("GET /"), until=b"Sum: 0")
+        for connection, start in ((half_a_head, body[:20]), (half_a_body, body[:-3])):
+            connection.sendall(start)
+            assert not is_readable(connection, 0.1)
+        web.process.send_signal(signum)
+        wait_until(web.refuses, PROMPT_S)
+        half_a_head.sendall(body[20:])
+        half_a_body.sendall(body[-3:])
+        for connection in (half_a_head, half_a_body):
+            connection.settimeout(PATIENCE_S)
+            assert texts(receive(connection)) == ["Sum: 3.0"]
+        assert is_closed(idle)
+        assert web.wait() == 0
+
+
+def test_a_client_that_never_ends_does_not_hold_up_the_end(local):
+    web = local(GRACE_SECONDS=0.3)
+    with web.connect() as connection:
+        connection.sendall(post(b'{"a": 3}')[:-1])
+        wait_until(lambda: web.counter.total() == 1)
+        begin = time.monotonic()
+        web.server.stop()
+        assert time.monotonic() - begin < PROMPT_S
+        assert refusal(receive(connection)).status == 503
+
+
+def test_the_last_reply_of_a_server_that_stops_says_so(local):
+    web = local()
+    with web.connect() as connection:
+        connection.sendall(post(b'{"a": 3}')[:-1])
+        wait_until(lambda: web.counter.total() == 1)
+        stop = threading.Thread(target=web.server.stop)
+        stop.start()
+        wait_until(lambda: web.server.stopping)
+        connection.sendall(b"}")
+        (answer,) = parsed(receive(connection))
+        stop.join()
+        assert (answer.text, answer.fields.get("connection")) == ("Sum: 3.0", "close")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_connections_that_wait_to_be_accepted_are_served_before_the_end(server, workers):
+    web = server("--workers", workers)
+    for _ in range(3):
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(web.connect()) for _ in range(100)]
+            for connection in connections:
+                connection.sendall(message("GET /?a=3"))
+            assert web.stop() == 0
+            assert [texts(receive(connection)) for connection in connections] == [["Sum: 3.0"]] * 100
+        web.start()
+
+
+def half_posted(web: Local, connection: socket.socket) -> None:
+    connection.sendall(post(b'{"a": 3}')[:-1])
+    wait_until(lambda: web.server.handlers and next(iter(web.server.handlers)).deadline)
+
+
+def test_a_client_that_sends_on_though_the_server_stops_can_read_its_reply(local):
+    web = local()
+    with web.connect() as connection:
+        half_posted(web, connection)
+        web.server.stopping = True
+        connection.sendall(b"}")
+        assert is_readable(connection, PATIENCE_S)
+        for _ in range(3):
+            connection.sendall(message("GET /"))
+            time.sleep(0.05)  # for a reset to arrive, if there is one
+        assert texts(receive(connection)) == ["Sum: 3.0"]
+
+
+@pytest.mark.parametrize("start", [b"POST /", post(b'{"a": 3}')[:-1]])
+def test_a_request_that_the_end_of_the_server_cuts_off_is_not_the_clients_fault(local, start):
+    web = local(GRACE_SECONDS=0.2)
+    with web.connect() as connection:
+        connection.sendall(start)
+        wait_until(lambda: web.server.handlers and next(iter(web.server.handlers)).deadline)
+        web.server.stop()
+        assert refusal(receive(connection)).status == 503
+
+
+def test_the_end_waits_for_a_connection_that_has_just_been_accepted(local, monkeypatch):
+    accepted, go_on = threading.Event(), threading.Event()
+
+    def slow_setup(handler):
+        accepted.set()
+        go_on.wait(PATIENCE_S)
+        setup(handler)
+
+    web = local()
+    setup = SumHandler.setup
+    monkeypatch.setattr(SumHandler, "setup", slow_setup)
+    with web.connect() as connection:
+        assert accepted.wait(PATIENCE_S)
+        stop = threading.Thread(target=web.server.stop)
+        stop.start()
+        stop.join(0.2)
+        assert stop.is_alive()
+        go_on.set()
+        stop.join(PATIENCE_S)
+        assert is_closed(connection)
+
+
+def test_a_second_ctrl_c_ends_the_server_at_once(server):
+    web = server()
+    with web.connect() as connection:
+        connection.sendall(post(b'{"a": 3}')[:-1])
+        assert not is_readable(connection, 0.1)
+        web.process.send_signal(signal.SIGINT)
+        wait_until(web.refuses)
+        begin = time.monotonic()
+        assert web.stop(signal.SIGINT) == 130
+        assert time.monotonic() - begin < webserver_influx.GRACE_SECONDS - 0.5
