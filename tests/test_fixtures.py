@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from daemons import Influxd, clean_environment, wait_until
+from daemons import PROJECT, Influxd, clean_environment, wait_until
+from needs import INSTALLED_BY_CI, installed
 from proxy import Fate, Proxy
 
 TEN_POINTS = "\n".join(f"requests requests_number=1i {time}" for time in range(1, 11))
@@ -147,3 +149,21 @@ def test_waiting_for_what_does_not_come_ends_with_a_reason():
 
 def test_the_environment_is_clean_for_these_tests():
     assert "WEBSERVER_INFLUX_DSN" not in clean_environment()
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("command", ["curl", "victoria-metrics"])
+@pytest.mark.parametrize("ci", [True, False])
+def test_a_command_that_is_missing_skips_a_test_and_fails_it_only_where_ci_installs_it(monkeypatch, command, ci):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", str(ci).lower())
+    expected = pytest.fail if ci and command == "curl" else pytest.skip
+    with pytest.raises(expected.Exception, match=f"^no {command} on this machine: apt-get install {command}$"):
+        installed(command)
+
+
+@pytest.mark.smoke
+def test_what_is_said_to_be_installed_by_ci_is():
+    script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
+    for command, package in INSTALLED_BY_CI.items():
+        assert re.search(rf"^    {package} +command -v {command}$", script, re.MULTILINE)
