@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import json
 import os
 import random
@@ -21,6 +20,7 @@ import textwrap
 import threading
 import time
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
@@ -54,9 +54,27 @@ def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE_S, what: 
         time.sleep(POLL_S)
 
 
-# Below the range from which systems take the ports of outgoing connections: none of those can
-# steal a port while the server that had it is being started again.
-_ports = itertools.cycle(random.Random(os.getpid()).sample(range(20_000, 32_000), 12_000))
+def claimed_ports() -> Iterator[int]:
+    """Ports in blocks of 100, of which this process claims each by its first port, bound for as long as it lives.
+
+    So no other process that runs tests takes a port between its being given out and its server's start. They lie below
+    the range from which systems take the ports of outgoing connections: none of those can steal a port while the server
+    that had it is being started again.
+    """
+    blocks = list(range(20_000, 32_000, 100))
+    random.Random(os.getpid()).shuffle(blocks)
+    for first in blocks:
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", first))
+        except OSError:
+            claim.close()
+        else:
+            claim.detach()
+            yield from range(first + 1, first + 100)
+
+
+_ports = claimed_ports()
 
 
 def free_port() -> int:
@@ -65,7 +83,7 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("unreachable")
+    raise AssertionError("this process has given out all ports from 20,000 to 32,000")
 
 
 # --- processes
