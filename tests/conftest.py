@@ -151,8 +151,12 @@ def at_end():
 
 @pytest.fixture
 def open_counter(tmp_path, at_end):
-    """open_counter(path=tmp_path/"count") -> Counter, closed at the end."""
-    return lambda path=tmp_path / "count": at_end.enter_context(contextlib.closing(Counter(str(path))))
+    """open_counter(path=tmp_path/"count") -> Counter, made if there is none, and closed at the end."""
+
+    def open_one(path: Path = tmp_path / "count") -> Counter:
+        return at_end.enter_context(contextlib.closing(Counter(str(path), 0, 1, make=True)))
+
+    return open_one
 
 
 @pytest.fixture
@@ -162,7 +166,9 @@ def counter(open_counter):
 
 @pytest.fixture
 def outbox(tmp_path, counter, at_end):
-    return at_end.enter_context(contextlib.closing(Outbox(str(tmp_path / "state"), counter)))
+    outbox = at_end.enter_context(contextlib.closing(Outbox(str(tmp_path / "state"))))
+    outbox.open_for(counter)
+    return outbox
 
 
 @pytest.fixture

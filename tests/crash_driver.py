@@ -19,6 +19,7 @@ from pathlib import Path
 from time import time_ns
 
 from books import counted, rejected, waiting
+from states import opened
 
 from webserver_influx import Counter, Outbox, Rejected, Reporter
 
@@ -50,15 +51,13 @@ class Books:
     @contextlib.contextmanager
     def server(self):
         """A server's life: what it counted, and where it reports."""
-        with contextlib.ExitStack() as stack:
-            counter = stack.enter_context(contextlib.closing(Counter(str(self.count_file))))
-            outbox = stack.enter_context(contextlib.closing(Outbox(str(self.state), counter)))
+        with opened(self.state, self.count_file) as (counter, outbox):
             yield counter, outbox, Reporter(outbox, FileInfluxDB(self.influx), 1.0)
 
     def count(self, counter: Counter, number: int) -> None:
         for _ in range(number):
             self.shared[0] += 1
-            counter.increment()
+            counter.cells[0].increment()
 
     def check(self) -> None:
         """Raise AssertionError unless each request is in one point, and in one only."""

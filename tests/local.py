@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from daemons import PATIENCE_S, Server, wait_until
+from daemons import PATIENCE_S, Server
 
-from webserver_influx import Counter, SumServer
+from webserver_influx import Connection, Counter, SumHandler, SumServer
 
 
 class Local:
@@ -14,9 +14,9 @@ class Local:
 
     raw = Server.raw
 
-    def __init__(self, listener: socket.socket) -> None:
-        self.counter = Counter(":memory:")
-        self.server = SumServer(listener, self.counter)
+    def __init__(self, listener: socket.socket, handler: type[SumHandler] = SumHandler) -> None:
+        self.counter = Counter(":memory:", 1)
+        self.server = SumServer(listener, self.counter.cells, handler)
         self.port = self.server.server_address[1]
         self.server.start()
 
@@ -26,5 +26,11 @@ class Local:
     def close(self) -> None:
         if self.server.socket.fileno() >= 0:
             self.server.stop()
-        wait_until(lambda: not self.server.handlers, what="the connections to end")
         self.counter.close()
+
+    def connections(self) -> list[Connection]:
+        return [connection for thread in self.server.threads for connection in list(thread.connections.values())]
+
+    def awaited(self) -> list[str]:
+        """What each connection waits for."""
+        return [connection.handler.awaits for connection in self.connections()]

@@ -14,9 +14,12 @@ from webserver_influx import Counter, Outbox
 
 @contextlib.contextmanager
 def opened(state: Path, count_file: Path):
+    """A counter and its outbox, as a server opens them."""
     with contextlib.ExitStack() as stack:
-        counter = stack.enter_context(contextlib.closing(Counter(str(count_file))))
-        yield counter, stack.enter_context(contextlib.closing(Outbox(str(state), counter)))
+        outbox = stack.enter_context(contextlib.closing(Outbox(str(state))))
+        counter = stack.enter_context(contextlib.closing(Counter(str(count_file), 0, 1, make=outbox.is_new)))
+        outbox.open_for(counter)
+        yield counter, outbox
 
 
 def make_state(folder: Path, requests: int = 3) -> tuple[Path, Path]:

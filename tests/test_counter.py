@@ -8,14 +8,16 @@ import struct
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 from books import SECOND, count
 from daemons import PROJECT, run_python
 from needs import posix
 from refusals import start_error
+from states import opened
 
-from webserver_influx import Counter, Outbox
+from webserver_influx import Counter
 
 
 @pytest.mark.smoke
@@ -39,7 +41,7 @@ def test_each_counter_file_has_an_identity_of_its_own(tmp_path, open_counter):
 @pytest.mark.smoke
 def test_the_counter_goes_on_where_it_ended(tmp_path):
     for total in (2, 4, 6):
-        with contextlib.closing(Counter(str(tmp_path / "count"))) as counter:
+        with contextlib.closing(Counter(str(tmp_path / "count"), 0, 1, make=True)) as counter:
             count(counter, 2)
             counter.flush()
             assert counter.total() == total
@@ -51,9 +53,9 @@ def test_the_total_is_that_of_all_workers(tmp_path, counter):
     script = """
         import sys, webserver_influx
         for worker in (2, 255):
-            counter = webserver_influx.Counter(sys.argv[1], worker, header=False)
+            counter = webserver_influx.Counter(sys.argv[1], worker)
             for _ in range(10 * worker):
-                counter.increment()
+                counter.cells[0].increment()
     """
     assert run_python(script, tmp_path / "count").returncode == 0
     assert counter.total() == 1 + 20 + 2550
@@ -61,8 +63,8 @@ def test_the_total_is_that_of_all_workers(tmp_path, counter):
 
 @pytest.mark.smoke
 def test_a_cell_holds_more_than_32_bits(tmp_path, counter):
-    counter.cell[()] = 2**40
-    counter.increment()
+    counter.words[8] = 2**40
+    count(counter, 1)
     assert counter.total() == 2**40 + 1
     assert struct.unpack_from("=Q", (tmp_path / "count").read_bytes(), 64) == (2**40 + 1,)
 
@@ -86,14 +88,14 @@ def test_eight_threads_count_exactly(counter, monkeypatch):
 def test_a_count_outlives_kill_9(tmp_path, open_counter):
     script = """
         import os, signal, sys, webserver_influx
-        counter = webserver_influx.Counter(sys.argv[1])
+        counter = webserver_influx.Counter(sys.argv[1], 0, 1, make=True)
         for _ in range(1234):
-            counter.increment()
+            counter.cells[0].increment()
         os.kill(os.getpid(), signal.SIGKILL)
     """
     for total in (1234, 2468):
         assert run_python(script, tmp_path / "count").returncode == -signal.SIGKILL
-        with contextlib.closing(Counter(str(tmp_path / "count"))) as counter:
+        with contextlib.closing(Counter(str(tmp_path / "count"), 0, 1, make=True)) as counter:
             assert counter.total() == total
 
 
@@ -101,12 +103,12 @@ def test_a_count_outlives_kill_9(tmp_path, open_counter):
 @pytest.mark.parametrize("worker", [None, 3])
 def test_a_part_of_the_counter_that_another_process_has_is_refused(tmp_path, at_end, worker):
     path = str(tmp_path / "count")
-    at_end.enter_context(contextlib.closing(Counter(path)))
+    at_end.enter_context(contextlib.closing(Counter(path, 0, 1, make=True)))
     if worker:
-        at_end.enter_context(contextlib.closing(Counter(path, worker, header=False)))
+        at_end.enter_context(contextlib.closing(Counter(path, worker)))
     script = """
         import sys, webserver_influx
-        webserver_influx.Counter(sys.argv[1], int(sys.argv[2]) or 1, header=not int(sys.argv[2]))
+        webserver_influx.Counter(sys.argv[1], int(sys.argv[2]))
     """
     refused = run_python(script, path, worker or 0)
     assert refused.returncode == 1
@@ -126,10 +128,10 @@ def test_what_is_locked_is_no_byte_that_anybody_reads(tmp_path, counter):
 
 @posix
 def test_a_cell_is_not_counted_in_before_the_worker_of_a_killed_program_let_go_of_it(tmp_path, open_counter):
-    Counter(str(tmp_path / "count")).close()
+    Counter(str(tmp_path / "count"), make=True).close()
     script = """if True:
         import sys, webserver_influx
-        counter = webserver_influx.Counter(sys.argv[1], header=False)
+        counter = webserver_influx.Counter(sys.argv[1], 1)
         print("ready", flush=True)
         sys.stdin.read()
     """
@@ -165,10 +167,11 @@ ODD_COUNTERS = {
 @pytest.mark.parametrize("odd", ODD_COUNTERS)
 def test_an_odd_counter_file_is_refused_and_left_as_it_is(tmp_path, odd):
     path = tmp_path / "count"
-    Counter(str(path)).close()
+    Counter(str(path), make=True).close()
     content = ODD_COUNTERS[odd](path.read_bytes())
     path.write_bytes(content)
-    assert str(path) in start_error(Counter, str(path))
+    for make in (False, True):
+        assert str(path) in start_error(partial(Counter, str(path), make=make))
     assert path.read_bytes() == content
 
 
@@ -184,8 +187,7 @@ def test_a_counter_whose_making_was_killed_is_made_again(tmp_path, open_counter,
 @pytest.mark.smoke
 def test_a_counter_in_memory_leaves_no_file(tmp_path, monkeypatch, at_end):
     monkeypatch.chdir(tmp_path)
-    counter = at_end.enter_context(contextlib.closing(Counter(":memory:")))
-    outbox = at_end.enter_context(contextlib.closing(Outbox(":memory:", counter)))
+    counter, outbox = at_end.enter_context(opened(":memory:", ":memory:"))
     count(counter, 3)
     counter.flush()
     assert outbox.record(5 * SECOND) == 3

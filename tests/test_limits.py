@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import selectors
 import socket
 import threading
 
 import pytest
+from chunks import MIB
 from daemons import PATIENCE_S, reset_at_close, wait_until
 from local import Local
 from messages import CHUNKED_POST, JSON_TYPE, exchange, is_readable, message, post, receive, refusal, statuses, texts
 from needs import ipv6
 
 import webserver_influx
-from webserver_influx import SumHandler, SumServer, listen
+from webserver_influx import BODY, REQUEST, TURN, SumHandler, listen
 
 
 def trickle(connection: socket.socket, byte: bytes) -> None:
@@ -102,7 +106,7 @@ def test_a_refusal_ends_though_the_client_stays(local):
     with web.connect() as connection:
         connection.sendall(b"GARBAGE\r\n\r\n")
         assert refusal(receive(connection)).status == 400
-        wait_until(lambda: not web.server.handlers, what="the server to let go of the connection")
+        wait_until(lambda: not web.connections(), what="the server to let go of the connection")
 
 
 def test_every_valid_head_is_counted_and_nothing_else(local):
@@ -128,8 +132,7 @@ def test_an_idle_connection_does_not_keep_a_body(local, method):
     request = message(f"{method} /", "Content-Type: text/plain", f"Content-Length: {len(body)}", body=body)
     with web.connect() as connection:
         exchange(connection, request + message("GET /?a=4"), until=b"Sum: 4.0")
-        (handler,) = web.server.handlers
-        assert handler.body == b""
+        assert kept_by(web) < 10_000
 
 
 def test_an_idle_connection_does_not_keep_a_body_that_came_behind_another_request(local):
@@ -138,35 +141,16 @@ def test_an_idle_connection_does_not_keep_a_body_that_came_behind_another_reques
     body = b'{"a": 4}' + b" " * 50_000
     with web.connect() as connection:
         exchange(connection, first + post(body), until=b"Sum: 4.0")
-        (handler,) = web.server.handlers
-        assert len(handler.received) <= webserver_influx.REQUEST_LINE_BYTES
+        assert kept_by(web) < 10_000
 
 
-def test_a_thread_that_cannot_be_started_is_started_later(local, monkeypatch, caplog):
-    def start_one(*arguments):
-        if not next(one, False):
-            raise RuntimeError("can't start new thread")
-        start_new_thread(*arguments)
-
-    one, start_new_thread = iter([True]), webserver_influx.start_new_thread
-    with contextlib.ExitStack() as stack:
-        with monkeypatch.context() as few_threads:
-            few_threads.setattr(webserver_influx, "start_new_thread", start_one)
-            web = local()
-            first, second = (stack.enter_context(web.connect()) for _ in range(2))
-            exchange(first, message("GET /"), until=b"Sum: 0")
-            second.sendall(message("GET /?a=3"))
-            assert not is_readable(second, 0.1)
-        assert receive(second, until=b"Sum: 3.0")
-    assert caplog.messages == ["can't start new thread; new connections wait in the listen backlog"]
-
-
-def test_a_server_that_has_stopped_starts_no_thread(local, monkeypatch, caplog):
-    web = local()
-    web.server.stop()
-    monkeypatch.setattr(webserver_influx, "start_new_thread", None)
-    web.server.start_thread()
-    assert not caplog.messages
+def kept_by(web: Local) -> int:
+    """The bytes of text that the only connection holds on to."""
+    (connection,) = wait_until(lambda: all(a == REQUEST for a in web.awaited()) and web.connections())
+    frame = connection.generator.gi_frame
+    return sum(len(value) for value in frame.f_locals.values() if isinstance(value, (str, bytes))) + len(
+        repr(frame.f_locals["head"])
+    )
 
 
 def test_a_client_without_an_address_may_hang_up_as_any_other(local, monkeypatch, caplog):
@@ -175,24 +159,45 @@ def test_a_client_without_an_address_may_hang_up_as_any_other(local, monkeypatch
     get_request = web.server.get_request
     monkeypatch.setattr(web.server, "get_request", lambda: (get_request()[0], None))
     with caplog.at_level("DEBUG"):
-        for _ in range(3):  # the first may be accepted by a thread that waited before
-            with web.connect() as connection:
-                connection.sendall(message("GET /"))
-                reset_at_close(connection)
+        with web.connect() as connection:
+            exchange(connection, message("GET /"), until=b"Sum: 0")
+            reset_at_close(connection)
         wait_until(lambda: any(line.startswith("? hung up") for line in caplog.messages))
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
 
 
 def test_a_bug_is_a_500_and_the_server_goes_on(local, monkeypatch, caplog):
-    def broken(handler):
+    def broken(handler, query):
         raise ZeroDivisionError
 
     web = local()
     with monkeypatch.context() as broken_for_now:
-        broken_for_now.setitem(SumHandler.methods, "GET", broken)
+        broken_for_now.setattr(SumHandler, "do_GET", broken)
         assert refusal(web.raw(message("GET /"))).status == 500
     assert "ZeroDivisionError" in caplog.text
+    assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
+
+
+def test_a_bug_outside_the_requests_closes_one_connection_and_the_server_goes_on(local, monkeypatch, caplog):
+    def broken(handler):
+        yield b""
+        raise ZeroDivisionError
+
+    web = local()
+    with monkeypatch.context() as broken_for_now:
+        broken_for_now.setattr(SumHandler, "handle", broken)
+        assert web.raw(message("GET /")) == b""
+    assert "ZeroDivisionError" in caplog.text
+    assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
+
+
+def test_a_bug_between_the_connections_is_logged_and_the_server_goes_on(local, monkeypatch, caplog):
+    web = local()
+    (thread,) = web.server.threads
+    with monkeypatch.context() as broken_for_now:
+        broken_for_now.setattr(thread, "each_second", lambda: 1 / 0)
+        wait_until(lambda: "ZeroDivisionError" in caplog.text)
     assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
 
 
@@ -206,7 +211,7 @@ def test_connections_past_the_limit_wait_and_are_then_served(local, caplog):
         for other in others:
             other.sendall(message("GET /?a=3", "Connection: close"))
         assert not any(is_readable(other, 0.02) for other in others)
-        wait_until(lambda: "All 2 threads are busy" in caplog.text)
+        wait_until(lambda: "select() takes no more than 2 connections" in caplog.text)
         exchange(second, message("GET /?a=4"), until=b"Sum: 4.0")
         first.close()
         for other in others:
@@ -214,33 +219,207 @@ def test_connections_past_the_limit_wait_and_are_then_served(local, caplog):
             assert texts(receive(other)) == ["Sum: 3.0"]
 
 
-@pytest.mark.parametrize("last", [message("GET /", "Connection: close"), b"GARBAGE\r\n\r\n", message("GET /")])
-def test_a_client_that_does_not_read_holds_up_nobody(monkeypatch, last):
-    class Late:
-        """A socket that sends several replies only when it is told to."""
+def deaf_client(web: Local, requests: int) -> tuple[socket.socket, threading.Thread]:
+    """A client that has sent so many requests and takes no reply, until the server has to wait for it."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", web.port))
+    request = message("GET /?a=3", f"Padding: {'p' * 500}")  # more than all the buffers between the two hold
+    sending = threading.Thread(target=send_all, args=(client, request * requests))
+    sending.start()
+    wait_until(lambda: any(connection.unsent for connection in web.connections()), what="replies that are not taken")
+    return client, sending
 
-        def __init__(self, sock: socket.socket) -> None:
-            self.sock = sock
 
-        def __getattr__(self, name: str):
-            return getattr(self.sock, name)
+def send_all(client: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        client.sendall(data)
 
-        def sendall(self, data: bytes) -> None:
-            if data.count(b"HTTP/1.1 ") > 1:
-                sending.set()
-                go_on.wait()
-            self.sock.sendall(data)
 
-    sending, go_on = threading.Event(), threading.Event()
-    finish_request = SumServer.finish_request
-    monkeypatch.setattr(SumServer, "finish_request", lambda self, sock, *more: finish_request(self, Late(sock), *more))
-    listener = listen("127.0.0.1", 0)
-    with socket.create_connection(listener.getsockname()) as deaf:
-        deaf.sendall(message("GET /") * 2 + last)  # so that it has come when the connection is accepted
-        with contextlib.closing(Local(listener)) as web, web.connect() as other, contextlib.ExitStack() as at_end:
-            at_end.callback(go_on.set)
-            assert sending.wait(PATIENCE_S)
-            assert texts(exchange(other, message("GET /?a=3"), until=b"Sum: 3.0")) == ["Sum: 3.0"]
+def test_a_client_that_does_not_read_holds_up_nobody_and_gets_all_its_replies_when_it_does(local):
+    web = local()
+    client, sending = deaf_client(web, requests=40_000)
+    with client, web.connect() as other:
+        for _ in range(10):
+            assert texts(exchange(other, message("GET /?a=4"), until=b"Sum: 4.0")) == ["Sum: 4.0"]
+        assert sending.is_alive(), "the server goes on to receive from a client that takes no reply"
+        replies = 0
+        client.settimeout(PATIENCE_S)
+        tail = b""
+        while replies < 40_000:
+            data = client.recv(1 << 20)
+            assert data
+            replies += (tail + data).count(b"Sum: 3.0")
+            tail = data[-7:]
+        sending.join()
+    assert replies == 40_000
+
+
+def test_the_last_replies_come_whole_to_a_client_that_reads_late_and_has_sent_its_last(local):
+    web = local()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", web.port))
+        last = message("GET /?a=3") * 400 + message("GET /?a=4", "Connection: close")
+        sending = threading.Thread(target=send_all, args=(client, message("GET /?a=3") * 60_000 + last))
+        sending.start()
+        wait_until(lambda: any(connection.unsent for connection in web.connections()))
+        data = receive(client)
+        sending.join()
+    assert data.count(b"Sum: 3.0") == 60_400
+    assert data.endswith(b"Connection: close\r\n\r\nSum: 4.0")
+
+
+def test_a_client_that_takes_no_reply_for_too_long_is_let_go_of(local):
+    web = local(SEND_SECONDS=0.3)
+    client, sending = deaf_client(web, requests=40_000)
+    with client:
+        wait_until(lambda: not web.connections(), what="the server to let go of the connection")
+        sending.join()
+
+
+def test_what_takes_long_goes_on_in_turns_with_the_requests_of_others(local, monkeypatch):
+    def long_work(body):
+        while not may_end.is_set():
+            yield b""
+        return "Sum: 1.0"
+
+    may_end = threading.Event()
+    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", long_work)
+    web = local()
+    with web.connect() as client, web.connect() as other:
+        client.sendall(post(b'{"a": 1}'.ljust(10_000)) + message("GET /?a=2", "Connection: close"))
+        wait_until(lambda: TURN in web.awaited())
+        for number in range(20):
+            assert texts(exchange(other, message(f"GET /?a={number}"), until=b"%d.0" % number)) == [f"Sum: {number}.0"]
+        assert not is_readable(client, 0.05)
+        may_end.set()
+        client.settimeout(PATIENCE_S)
+        assert texts(receive(client)) == ["Sum: 1.0", "Sum: 2.0"]
+
+
+def test_the_time_in_which_a_body_waits_for_its_turn_is_not_the_clients(local, monkeypatch, caplog):
+    def long_work(body):
+        while not may_end.is_set():
+            yield b""
+        return "Sum: 1.0"
+
+    may_end = threading.Event()
+    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", long_work)
+    web = local(BODY_SECONDS=1.5)
+    with web.connect() as busy, web.connect() as waiting:
+        busy.sendall(post(b'{"a": 1}'.ljust(10_000)))
+        wait_until(lambda: TURN in web.awaited())
+        waiting.sendall(message("PUT /", "Connection: close", body=b" " * 100_000))
+        assert not is_readable(waiting, 3)
+        may_end.set()
+        waiting.settimeout(PATIENCE_S)
+        assert statuses(receive(waiting)) == [405]
+        assert texts(receive(busy, until=b"Sum: 1.0")) == ["Sum: 1.0"]
+    assert not caplog.messages
+
+
+def test_a_server_that_stops_while_bodies_wait_for_their_turns_logs_no_bug(local, monkeypatch, caplog):
+    def long_work(body):
+        while True:
+            yield b""
+
+    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", long_work)
+    web = local(GRACE_SECONDS=0.3)
+    with web.connect() as busy, web.connect() as waiting:
+        busy.sendall(post(b'{"a": 1}'.ljust(10_000)))
+        wait_until(lambda: TURN in web.awaited())
+        waiting.sendall(message("PUT /", "Content-Length: 1000000") + b" " * 500_000)
+        wait_until(lambda: BODY in web.awaited())
+        web.server.stop()
+        for client in (busy, waiting):
+            assert refusal(receive(client)).status == 503
+    assert not caplog.messages
+
+
+def test_large_bodies_are_added_up_one_after_the_other_in_the_order_in_which_they_came(local, monkeypatch):
+    def work(body):
+        yield b""
+        begun.append(int(body))
+        while not may_end.is_set():
+            yield b""
+        yield b""
+        ended.append(int(body))
+        return "Sum: 1.0"
+
+    begun: list[int] = []
+    ended: list[int] = []
+    may_end = threading.Event()
+    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", work)
+    web = local()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(web.connect()) for _ in range(5)]
+        for number, client in enumerate(clients):
+            client.sendall(post(b"%d" % number + b" " * 10_000))
+            wait_until(lambda number=number: sum(c.waits_for_turn() for c in web.connections()) == number + 1)
+        assert begun == [0]
+        may_end.set()
+        for client in clients:
+            receive(client, until=b"Sum: 1.0")
+    assert begun == ended == [0, 1, 2, 3, 4]
+
+
+def test_a_client_that_hangs_up_while_its_body_is_added_up_is_ordinary_life(local, monkeypatch, caplog):
+    def long_work(body):
+        while not may_end.is_set():
+            yield b""
+        return "Sum: 1.0"
+
+    may_end = threading.Event()
+    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", long_work)
+    web = local()
+    with web.connect() as client:
+        client.sendall(post(b'{"a": 1}'.ljust(10_000)))
+        wait_until(lambda: TURN in web.awaited())
+        reset_at_close(client)
+    may_end.set()
+    wait_until(lambda: not web.connections())
+    assert not caplog.messages
+
+
+def test_a_connection_that_cannot_be_accepted_waits_and_is_served_when_it_can(local, monkeypatch, caplog):
+    def no_file_left():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    web = local()
+    with monkeypatch.context() as no_file:
+        no_file.setattr(web.server, "get_request", no_file_left)
+        with web.connect() as first, web.connect() as second:
+            for client in (first, second):
+                client.sendall(message("GET /?a=3"))
+            wait_until(lambda: caplog.messages)
+            assert not is_readable(first, 0.3)
+            no_file.undo()
+            for client in (first, second):
+                client.settimeout(PATIENCE_S)
+                assert texts(receive(client, until=b"Sum: 3.0")) == ["Sum: 3.0"]
+    (line,) = caplog.messages
+    assert "Too many open files" in line
+
+
+@pytest.mark.parametrize("selector", [selectors.SelectSelector, selectors.DefaultSelector])
+def test_without_epoll_it_serves_as_well(local, monkeypatch, selector):
+    monkeypatch.setattr(webserver_influx, "Poll", webserver_influx.SelectorPoll)
+    monkeypatch.setattr(webserver_influx, "WRITE", selectors.EVENT_WRITE)
+    monkeypatch.setattr(selectors, "DefaultSelector", selector)
+    web = local(HEAD_SECONDS=0.3)
+    with web.connect() as idle, web.connect() as slow:
+        exchange(idle, message("GET /"), until=b"Sum: 0")
+        slow.sendall(b"GET /")
+        body = b'{"a": 3}'.ljust(MIB)
+        assert texts(web.raw(post(body) + message("GET /?a=4", "Connection: close"))) == ["Sum: 3.0", "Sum: 4.0"]
+        assert statuses(receive(slow)) == [408]
+        exchange(idle, message("GET /"), until=b"Sum: 0")
+        client, sending = deaf_client(web, requests=40_000)
+        client.shutdown(socket.SHUT_WR)
+        sending.join()
+        client.close()
+        wait_until(lambda: len(web.connections()) == 1)
 
 
 @ipv6

@@ -12,8 +12,6 @@ from books import SECOND, count
 from refusals import start_error
 from states import ODD_STATES, make_state, opened
 
-from webserver_influx import Counter, Outbox
-
 
 @pytest.mark.smoke
 def test_a_point_holds_what_was_counted_since_the_one_before(counter, outbox, since):
@@ -39,7 +37,7 @@ def test_anybody_sees_the_points_in_the_file_while_the_server_writes(tmp_path, c
 @pytest.mark.smoke
 def test_points_have_increasing_times_when_the_clock_steps_back(counter, outbox, since):
     for now in (since + 1000, since + 1000, since - 3600 * SECOND, 0, since + 1001, since + 5000):
-        counter.increment()
+        count(counter, 1)
         outbox.record(now)
     times = [time for time, _ in outbox.oldest(10)]
     assert times == sorted(set(times))
@@ -121,8 +119,7 @@ def test_a_recovery_with_the_clock_set_back_keeps_times_increasing(counter, outb
 
 
 def refuse(state: Path, count_file: Path) -> str:
-    with contextlib.closing(Counter(str(count_file))) as counter:
-        return start_error(Outbox, str(state), counter)
+    return start_error(opened(state, count_file).__enter__)
 
 
 @pytest.mark.smoke

@@ -188,7 +188,7 @@ class Clock:
 class SlowOutbox:
     """An outbox in which recording takes the seconds that it is given, one after the other."""
 
-    path = "state"
+    path = display_name = "state"
 
     def __init__(self, clock: Clock, seconds: list[float]) -> None:
         self.clock, self.seconds, self.recorded = clock, seconds, []

@@ -14,11 +14,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from refusals import assert_is_one_line, try_to
 
+import webserver_influx
 from webserver_influx import (
     CHUNKED,
+    BodyReader,
     RequestError,
-    decode_chunks,
-    read_fields,
+    read_by_length,
+    read_chunks,
     take_head,
 )
 
@@ -127,6 +129,30 @@ def test_what_cannot_become_a_head_is_refused_before_its_end(data):
     assert refusal_of([data]) == 400
 
 
+@pytest.mark.parametrize(
+    ("status", "data"),
+    [
+        (505, b"GET / HTTP/2.0\r\n"),
+        (505, b"PRI * HTTP/2.0\r\n"),
+        (400, b"GET / HTTP/1.1 \r\n"),
+        (400, b"GET / HTTQ/1.1\r\n"),
+        (400, b"GET /\r\n"),
+        (400, b"GET\r\n"),
+        (400, b"\r\nGET\r\n"),
+        (400, b"GET * HTTP/1.1\r\n"),
+        (400, b"GET /\xe9 HTTP/1.1\r\n"),
+        (400, b"GET / HTTP/1.1\r\nName\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: x\r\nName : v\r\n"),
+        (431, b"GET / HTTP/1.1\r\n" + b"F: v\r\n" * 101),
+    ],
+)
+def test_a_line_that_is_none_is_refused_when_it_is_complete_with_its_own_status(status, data):
+    assert take_head(data[:-2]) is None
+    assert refusal_of([data]) == status
+    assert refusal_of(bytewise(data)) == status
+
+
 def test_a_request_line_that_is_too_long_is_refused_before_its_end():
     assert take_head(b"G" * 8192) is None
     assert refusal_of([b"G" * 8193]) == 414
@@ -154,17 +180,13 @@ def test_method_and_query_are_what_was_sent(line, method, query):
 class Fields(NamedTuple):
     persistence: str
     body_length: int
-    expectation: str
-    media_type: str
+    expectation: bytes
+    media_type: bytes
 
 
 def fields(*lines: str, version: str = "1.1") -> Fields:
     """The fields of a head with a Host and these lines."""
     return Fields(*take_head(head_of(f"GET / HTTP/{version}", *lines))[2])
-
-
-def test_read_fields_reads_all_behind_the_target():
-    assert Fields(*read_fields("HTTP/1.1\r\nHost: x\r\nContent-Length: 3")).body_length == 3
 
 
 @pytest.mark.parametrize(
@@ -224,14 +246,18 @@ def test_only_in_http_1_0_the_reply_says_that_the_connection_persists():
         ("1.1", ["Expect: 100-continue"], "100-continue"),
         ("1.1", ["Expect: 100-Continue"], "100-continue"),
         ("1.1", ["Expect: 100-continue, 100-continue"], "100-continue"),
-        ("1.1", ["Expect: 100-continue, tea"], "tea"),
-        ("1.1", ["Expect: tea", "Expect: 100-continue"], "tea"),
+        ("1.1", ["Expect: 100-continue, "], "100-continue"),
         ("1.0", ["Expect: 100-continue"], ""),
         ("1.0", ["Expect: tea"], ""),
     ],
 )
 def test_the_expectation_is_read(version, lines, expectation):
-    assert fields(*lines, version=version).expectation == expectation
+    assert fields(*lines, version=version).expectation == expectation.encode()
+
+
+@pytest.mark.parametrize("lines", [["Expect: 100-continue, tea"], ["Expect: tea", "Expect: 100-continue"]])
+def test_an_unknown_expectation_beside_the_known_one_is_not_that(lines):
+    assert fields(*lines).expectation not in (b"", webserver_influx.CONTINUE)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +274,7 @@ def test_the_expectation_is_read(version, lines, expectation):
     ],
 )
 def test_the_media_type_is_read(lines, media_type):
-    assert fields(*lines).media_type == media_type
+    assert fields(*lines).media_type == media_type.encode()
 
 
 @given(st.binary())
@@ -327,17 +353,59 @@ def test_a_hostile_head_takes_no_time(hostile):
     assert time.process_time() - begin < 2
 
 
-# --- chunked bodies
+@pytest.mark.parametrize(
+    "make_head",
+    [
+        lambda number: get(f"Cookie: visit={number}"),
+        lambda number: get(f"Content-Type: a/{number}"),
+        lambda number: get(host=f"host-{number}"),
+        lambda number: get(f"Padding: {number}{'p' * 60_000}"),
+        lambda number: get(*(f"F{number}-{field}: {'v' * 600}" for field in range(90))),
+    ],
+    ids=["a cookie", "a type", "a host", "a long line", "a long section"],
+)
+def test_what_is_remembered_of_fields_is_bounded_in_number_and_size(make_head):
+    for number in range(3 * webserver_influx.REMEMBERED):
+        assert take_head(make_head(number))
+    for memory in (webserver_influx.known_sections, webserver_influx.known_lines, webserver_influx.known_meanings):
+        assert len(memory) <= webserver_influx.REMEMBERED
+        assert sum(map(len, memory)) <= webserver_influx.REMEMBERED * webserver_influx.REMEMBERED_BYTES
+
+
+def test_one_field_that_changes_does_not_push_out_the_sections_that_come_again():
+    for _ in range(2):  # at first, the lines are new
+        take_head(get("Known: 1"))
+    for number in range(webserver_influx.REMEMBERED // 4):
+        take_head(get("Known: 1", f"Cookie: visit={number}"))
+    assert b"HTTP/1.1\r\nHost: x\r\nKnown: 1" in webserver_influx.known_sections
+
+
+# --- bodies
+
+
+@given(st.binary(), st.binary(), st.integers(0, 10_000))
+def test_a_body_of_a_length_is_taken_split_at_any_byte(body, rest, at):
+    data = body + rest
+    at %= len(data) + 1
+    if body:
+        assert read_from(read_by_length(len(body)), [data[:at], data[at:]]) == (body, rest)
+        assert read_from(read_by_length(len(body)), bytewise(body[:-1])) is None
 
 
 def decoded(pieces: Iterable[bytes]) -> tuple[bytes, bytes] | None:
     """Body, and what is left, of a chunked body that arrives in these pieces; None where more is needed."""
+    return read_from(read_chunks(), pieces)
+
+
+def read_from(reader: BodyReader, pieces: Iterable[bytes]) -> tuple[bytes, bytes] | None:
+    next(reader)
     pieces = iter(pieces)
-    try:
-        body, rest = decode_chunks(b"", lambda: next(pieces))
-    except StopIteration:
-        return None
-    return body, rest + b"".join(pieces)
+    for piece in pieces:
+        found = reader.send(piece)
+        if found:
+            body, rest = found
+            return body, rest + b"".join(pieces)
+    return None
 
 
 good_chunks = pytest.mark.parametrize(("data", "body"), CHUNKED_GOOD.values(), ids=CHUNKED_GOOD)
@@ -381,6 +449,18 @@ def test_a_malformed_chunked_body_is_refused_byte_by_byte(status, data):
     assert refusal.status == status
 
 
+def test_a_body_in_chunks_of_one_byte_is_taken():
+    data = b"0123456789" * 2000
+    assert decoded([b"".join(chunk(data[at : at + 1]) for at in range(len(data))) + LAST_CHUNK]) == (data, b"")
+
+
+@pytest.mark.parametrize("size", [1, 100])
+def test_what_chunks_carry_beside_their_data_is_bounded(size):
+    """RFC 9112 §7.1.1: the total length of chunk extensions."""
+    assert try_to(decoded, [chunk(b"x" * size, b";" + b"a" * 900) * 100]).status == 400
+    assert decoded([chunk(b"x" * size, b";" + b"a" * 900) * 10 + LAST_CHUNK]) == (b"x" * size * 10, b"")
+
+
 def test_a_body_of_many_small_chunks_is_bounded_too():
     assert try_to(decoded, [chunk(bytes(1000)) * 1100]).status == 413
 
@@ -393,7 +473,7 @@ almost_chunks = st.one_of(st.binary(), st.lists(st.sampled_from(CHUNK_FRAGMENTS)
 
 
 @given(almost_chunks)
-def test_no_byte_string_makes_decode_chunks_raise_anything_but_request_error(data):
+def test_no_byte_string_makes_read_chunks_raise_anything_but_request_error(data):
     try_to(decoded, [data])
 
 

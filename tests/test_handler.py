@@ -1,0 +1,265 @@
+"""A connection from its first byte to its last, as bytes in and bytes out: no socket, no clock, no thread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from types import SimpleNamespace
+
+import pytest
+from chunks import CHUNKED_BAD, CHUNKED_GOOD, LAST_CHUNK, chunk
+from heads import BAD, GOOD, NEXT
+from hypothesis import example, given
+from hypothesis import strategies as st
+from messages import CHUNKED_POST, message, parsed, post
+
+from webserver_influx import BODY, HEAD, LIGHT_BYTES, LINGER, REQUEST, TURN, RequestError, SumHandler, reply_starts
+
+pytestmark = pytest.mark.smoke
+
+LARGE = post(json.dumps({"a": 3, "b": "x" * 2 * LIGHT_BYTES, "c": [[]] * 200}).encode())
+
+
+class Client:
+    """The other end of a handler, and the server around it."""
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.server = SimpleNamespace(reply_starts=reply_starts(0), stopping=False)
+        self.handler = SumHandler(("192.0.2.1", 1), self.server, counter=self)
+        self.connection = self.handler.handle()
+        self.received, self.ended = next(self.connection), False
+
+    def increment(self) -> None:
+        self.counted += 1
+
+    def send(self, data: bytes) -> bytes:
+        """What comes for these bytes; b"" is the client's end."""
+        return self.resume(self.connection.send, data)
+
+    def refuse(self, refusal: RequestError) -> bytes:
+        return self.resume(self.connection.throw, refusal)
+
+    def resume(self, step, argument) -> bytes:
+        replies = b""
+        try:
+            replies += step(argument)
+            while self.handler.awaits == TURN:
+                replies += self.connection.send(b"")
+        except StopIteration as end:
+            self.ended = True
+            replies += end.value
+        self.received += replies
+        return replies
+
+
+def talk(pieces: Iterable[bytes]) -> Client:
+    """A client that sends these pieces, and then its end; or less, if the handler ends first."""
+    client = Client()
+    for piece in (*pieces, b""):
+        if not client.ended:
+            client.send(piece)
+    assert client.ended
+    return client
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+# Each with the statuses of its replies, and whether the connection goes on behind it.
+CONVERSATIONS = {
+    "GET": (message("GET /?a=3"), [200], True),
+    "HEAD": (message("HEAD /?a=3"), [200], True),
+    "POST": (post(b'{"a": 3}'), [200], True),
+    "a POST that takes turns": (LARGE, [200], True),
+    "a POST of chunks": (CHUNKED_POST + chunk(b'{"a"', b";b=c") + chunk(b": 3}") + LAST_CHUNK, [200], True),
+    "a POST with trailers": (CHUNKED_POST + chunk(b"{}") + b"0\r\nA: b\r\n\r\n", [200], True),
+    "a POST of no JSON": (post(b"{"), [400], True),
+    "a large POST of no JSON": (post(b"[" * 2 * LIGHT_BYTES), [400], True),
+    "a POST of another type": (message("POST /", body=b"{}"), [400], True),
+    "another method with a body": (message("PUT /", body=NEXT), [405], True),
+    "a GET with a body": (message("GET /?a=3", body=NEXT), [200], True),
+    "an expectation that is not met": (message("GET /", "Expect: tea"), [417], True),
+    "an expectation that is not met, of a body": (post(b"{}", "Expect: tea"), [417], False),
+    "a body that is too long": (message("POST /", "Content-Length: 1048577"), [413], False),
+    "the client's wish to close": (message("GET /", "Connection: close"), [200], False),
+    "HTTP/1.0": (message("GET / HTTP/1.0"), [200], False),
+    "HTTP/1.0 that persists": (message("GET / HTTP/1.0", "Connection: keep-alive"), [200], True),
+    "an empty line first": (b"\r\n" + message("GET /"), [200], True),
+    "an empty line behind": (post(b"{}") + b"\r\n", [200], True),
+    "a pipeline": (
+        message("GET /?a=1") + post(b'{"a": 2}') + message("HEAD /") + message("PUT /"), [200, 200, 200, 405], True
+    ),
+    "what is no request": (b"GARBAGE\r\n\r\n", [400], False),
+    "what is none behind what is one": (message("GET /") + b"GET nowhere HTTP/1.1\r\n", [200, 400], False),
+}  # fmt: skip
+conversations = pytest.mark.parametrize(("data", "statuses", "goes_on"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+
+
+def methods_in(data: bytes) -> list[str]:
+    return ["GET", "POST", "HEAD", "PUT"] if data.count(b"HTTP/1.1") == 4 else [data.lstrip().split(b" ")[0].decode()]
+
+
+def statuses_of(received: bytes, data: bytes) -> list[int]:
+    return [answer.status for answer in parsed(received, *methods_in(data)) if answer.status != 100]
+
+
+@conversations
+def test_a_conversation_is_answered_whole(data, statuses, goes_on):
+    client = Client()
+    assert statuses_of(client.send(data), data) == statuses
+    assert client.ended is not goes_on
+    assert goes_on <= (client.handler.awaits == REQUEST)
+
+
+@conversations
+def test_a_conversation_is_answered_the_same_byte_by_byte(data, statuses, goes_on):
+    assert talk(bytewise(data)).received == talk([data]).received
+
+
+@conversations
+def test_a_conversation_is_answered_the_same_at_every_split(data, statuses, goes_on):
+    whole = talk([data]).received
+    for at in range(0, len(data), 1 + len(data) // 300):
+        assert talk([data[:at], data[at:]] if at else [data]).received == whole
+
+
+@conversations
+def test_the_next_request_is_answered_where_the_connection_goes_on(data, statuses, goes_on):
+    for pieces in ([data + NEXT], [data, NEXT], bytewise(data + NEXT)):
+        answers = parsed(talk(pieces).received, *methods_in(data))
+        assert [answer.status for answer in answers] == statuses + [200] * goes_on
+        assert not goes_on or answers[-1].text == "Sum: 1.0"
+
+
+@conversations
+def test_each_request_with_a_valid_head_is_counted_before_its_reply(data, statuses, goes_on):
+    counted = len(statuses) - data.endswith((b"GARBAGE\r\n\r\n", b"nowhere HTTP/1.1\r\n"))
+    for pieces in ([data], bytewise(data)):
+        client = Client()
+        for piece in pieces:
+            answered = client.received.count(b"HTTP/1.1 ")
+            assert client.counted >= answered - (len(statuses) - counted)
+            if not client.ended:
+                client.send(piece)
+        assert client.counted == counted
+
+
+@pytest.mark.parametrize("head", [head for _, head in BAD.values()], ids=BAD)
+def test_a_bad_head_is_answered_and_the_connection_ends_when_the_client_has_taken_the_reply(head):
+    client = Client()
+    (answer,) = parsed(client.send(head), head.lstrip(b"\r\n").split(b" ")[0].decode("latin-1"))
+    assert answer.fields["connection"] == "close"
+    assert client.ended
+    assert client.handler.awaits == LINGER
+    assert client.counted == 0
+
+
+@pytest.mark.parametrize("head", GOOD.values(), ids=GOOD)
+def test_a_good_head_is_counted_once_however_it_comes(head):
+    step = 1 + len(head) // 500
+    for pieces in ([head], [head[at : at + step] for at in range(0, len(head), step)]):
+        client = Client()
+        for piece in pieces:
+            client.send(piece)
+        assert client.counted == 1
+
+
+@pytest.mark.parametrize(("data", "body"), CHUNKED_GOOD.values(), ids=CHUNKED_GOOD)
+def test_a_chunked_body_of_another_method_is_read_and_the_next_request_answered(data, body):
+    put = message("PUT /", "Transfer-Encoding: chunked")
+    assert [answer.status for answer in parsed(talk([put + data + NEXT]).received)] == [405, 200]
+
+
+@pytest.mark.parametrize(("status", "data"), CHUNKED_BAD.values(), ids=CHUNKED_BAD)
+def test_a_malformed_chunked_body_is_refused_and_the_connection_ends(status, data):
+    client = talk([message("GET /?a=3") + CHUNKED_POST + data])
+    assert [answer.status for answer in parsed(client.received)] == [200, status]
+    assert client.handler.awaits == LINGER
+
+
+def test_the_first_replies_of_a_batch_are_sent_once_though_the_last_request_is_cut_off():
+    client = Client()
+    assert [answer.text for answer in parsed(client.send(message("GET /?a=1") + b"GET"))] == ["Sum: 1.0"]
+    (cut_off,) = parsed(client.send(b""))
+    assert cut_off.status == 400
+    client = Client()
+    assert [answer.text for answer in parsed(client.send(message("GET /?a=1") + post(b"{}")[:-1]))] == ["Sum: 1.0"]
+    (cut_off,) = parsed(client.send(b""))
+    assert cut_off.status == 400
+
+
+def test_what_it_awaits_is_said():
+    client = Client()
+    asked = post(b'{"a": 3}')
+    for data, awaits in [
+        (b"\r\n", REQUEST),
+        (b"POST", HEAD),
+        (asked[4:-5], BODY),
+        (asked[-5:-1], BODY),
+        (asked[-1:] + b"GET", HEAD),
+        (b" / HTTP/1.1\r\nHost: x\r\n\r\n", REQUEST),
+    ]:
+        client.send(data)
+        assert client.handler.awaits == awaits
+
+
+def test_a_large_body_waits_for_its_turns_with_nothing_due():
+    connection = Client().connection
+    assert connection.send(message("GET /") + LARGE[:-1])
+    turns = 0
+    replies = connection.send(LARGE[-1:])
+    while not replies:
+        turns += 1
+        replies = connection.send(b"")
+    assert turns > 3
+    assert [answer.text for answer in parsed(replies)] == ["Sum: 3.0"]
+
+
+@pytest.mark.parametrize("start", [b"GET", post(b"{}")[:-1], CHUNKED_POST + b"5\r\n"])
+def test_a_refusal_that_is_thrown_in_is_the_last_reply(start):
+    client = Client()
+    client.send(start)
+    (answer,) = parsed(client.refuse(RequestError(408, "Too slow.")))
+    assert (answer.status, answer.text, answer.fields["connection"]) == (408, "Too slow.", "close")
+    assert client.ended
+    assert client.handler.awaits == LINGER
+
+
+def test_a_server_that_stops_closes_each_connection_with_its_reply():
+    client = Client()
+    client.send(message("GET /")[:-1])
+    client.server.stopping = True
+    (answer,) = parsed(client.send(b"\n" + message("GET /")))
+    assert answer.fields["connection"] == "close"
+    assert client.ended
+    assert client.handler.awaits == LINGER
+
+
+def test_the_interim_response_comes_before_the_body_only_to_who_waits_for_it():
+    asking = post(b'{"a": 3}', "Expect: 100-continue")
+    head, _, body = asking.partition(b"\r\n\r\n")
+    client = Client()
+    assert client.send(head + b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert [answer.text for answer in parsed(client.send(body))] == ["Sum: 3.0"]
+    assert [answer.status for answer in parsed(Client().send(asking))] == [200]
+    assert Client().send(asking[:-1]) == b""
+
+
+requests = st.sampled_from([data for data, _, goes_on in CONVERSATIONS.values() if goes_on and len(data) < 1000])
+
+
+@given(st.lists(requests, max_size=6), st.lists(st.integers(1, 200), min_size=1))
+@example([post(b"{}") + b"\r\n", b"\r\n" + message("GET /")], [1])
+def test_any_conversation_in_any_pieces_gets_the_same_replies(parts, sizes):
+    data = b"".join(parts)
+    pieces, at = [], 0
+    while at < len(data):
+        size = sizes[len(pieces) % len(sizes)]
+        pieces.append(data[at : at + size])
+        at += size
+    if pieces:
+        whole, split = talk([data]), talk(pieces)
+        assert split.received == whole.received
+        assert split.counted == whole.counted
