@@ -286,6 +286,12 @@ def test_the_test_command_is_the_one_that_ci_runs():
     assert [line for line in README.splitlines() if re.search("-m venv .*-m pytest", line)] == [command]
 
 
+def test_the_influxdb_that_the_readme_builds_is_the_one_that_ci_tests_with():
+    (version,) = re.findall(r"^influxdb=(\S+)$", (PROJECT / ".ci" / "run").read_text(), re.MULTILINE)
+    package = "github.com/influxdata/influxdb/cmd"
+    assert f"go install {package}/influxd@v{version} {package}/influx@v{version}\n" in README
+
+
 def test_the_first_screen_holds_all_that_a_person_needs_to_begin():
     first_screen = "\n".join(README.splitlines()[:30])
     for needed in ("&& .venv/bin/python webserver_influx.py\n", "$ curl", "\nSum: 6.0", "-m pytest -q\n"):
@@ -310,7 +316,6 @@ def test_the_options_table_names_the_options_of_help_and_their_defaults():
     assert rows.keys() == defaults.keys()
     assert webserver_influx.parse_dsn(rows.pop("--influx DSN")) == webserver_influx.Destination()
     assert rows.pop("--tag KEY=VALUE") == "none"
-    assert rows.pop("--no-pin") == "off"  # --help says the same in other words: one CPU each
     assert {option: default or None for option, default in rows.items()} == {name: defaults[name] for name in rows}
 
 
@@ -324,9 +329,12 @@ def test_the_limits_are_those_of_the_program():
         f"a body that takes longer than {program.BODY_SECONDS:.0f} s",
         f"nested deeper than {program.JSON_NESTING}",
         f"nothing happens for {program.IDLE_SECONDS:.0f} s",
-        f"{program.CONNECTIONS:,} at most",
+        f"take its\nreplies for {program.SEND_SECONDS:.0f} s",
+        f"with over {program.CHUNK_EXCESS_BYTES // 1024} KiB more than they need",
     ):
         assert words in README
+    assert 1 / (1 + program.TURN_REST) == 0.2
+    assert "a fifth of the time" in README
 
 
 HOST = b"Host: x\r\n"
@@ -361,7 +369,10 @@ BAD_INPUT = {
     ],
     "an HTTP version": [b"GET / HTTP/2.0\r\n" + HOST + b"\r\n"],
     "a head that takes longer": [],
-    "a malformed chunk": [POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n"],
+    "a malformed chunk": [
+        POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n" + (b"1;" + b"a" * 1000 + b"\r\nx\r\n") * 20,
+    ],
     "a body over": [POST + b"Content-Length: 1048577\r\n\r\n", POST + b"Transfer-Encoding: chunked\r\n\r\n100001\r\n"],
     "a body that takes longer": [],
     "a request that is still under way": [],
@@ -415,7 +426,7 @@ def test_the_unit_fits_the_folders_of_the_readme_and_the_limits_of_the_program()
     service = unit["Service"]
     assert service["Restart"] == "on-failure"
     assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
-    assert int(service["LimitNOFILE"]) >= webserver_influx.CONNECTIONS + 64
+    assert int(service["LimitNOFILE"]) > 50_000
     program, script = service["ExecStart"].split()
     assert program.endswith("/.venv/bin/python")
     assert Path(script).name == "webserver_influx.py"

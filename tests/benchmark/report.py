@@ -61,9 +61,9 @@ TARGETS = [
     Target("pipelined", 1, NGINX),
     Target("closing", 1.5, "uvicorn"),
     Target("closing", 0.8, NGINX),
-    Target("crowd", 60),
+    Target("crowd", 95),
     Target("crowd answered", 10_000),
-    Target("crowd MB", 300, at_most=True),
+    Target("crowd MB", 60, at_most=True),
     Target("start MB", 45, at_most=True),
     Target("start", 0.4, at_most=True),
 ]
