@@ -1585,8 +1585,7 @@ class ServingThread(threading.Thread):
                 log.exception("A bug in this server, which goes on")
                 sleep(PAUSE_SECONDS)
         self.wind_down()
-        for thing in (self.poll, self.alarm, self.alarmed):
-            thing.close()
+        self.poll.close()
 
     def serve(self) -> None:
         """Wait until a connection is ready, or something else is due, and do all that is."""
@@ -1776,6 +1775,8 @@ class SumServer(ThreadingHTTPServer):
         self.server_close()
         for thread in self.threads:
             thread.join(max(0.0, self.grace_end + 1 - monotonic()))
+            thread.alarm.close()
+            thread.alarmed.close()
 
 
 def serving_threads(processes: int) -> int:

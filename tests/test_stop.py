@@ -148,6 +148,15 @@ def test_the_last_reply_of_a_server_that_stops_says_so(local):
         assert (answer.text, answer.fields.get("connection")) == ("Sum: 3.0", "close")
 
 
+def test_a_thread_may_see_the_order_to_stop_before_its_alarm(local):
+    web = local()
+    web.server.grace_end = time.monotonic()
+    web.server.stopping = True
+    for thread in web.server.threads:
+        thread.join(PATIENCE_S)
+    web.server.stop()
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_connections_that_wait_to_be_accepted_are_served_before_the_end(server, workers):
     web = server("--workers", workers)
