@@ -278,14 +278,21 @@ def test_a_client_that_takes_no_reply_for_too_long_is_let_go_of(local):
         sending.join()
 
 
-def test_what_takes_long_goes_on_in_turns_with_the_requests_of_others(local, monkeypatch):
-    def long_work(body):
+@pytest.fixture
+def long_work(monkeypatch) -> threading.Event:
+    """A large body takes one turn after the other until this event is set; then its sum is 1."""
+
+    def take_turns(body):
         while not may_end.is_set():
             yield b""
         return "Sum: 1.0"
 
     may_end = threading.Event()
-    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", long_work)
+    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", take_turns)
+    return may_end
+
+
+def test_what_takes_long_goes_on_in_turns_with_the_requests_of_others(local, long_work):
     web = local()
     with web.connect() as client, web.connect() as other:
         client.sendall(post(b'{"a": 1}'.ljust(10_000)) + message("GET /?a=2", "Connection: close"))
@@ -293,38 +300,26 @@ def test_what_takes_long_goes_on_in_turns_with_the_requests_of_others(local, mon
         for number in range(20):
             assert texts(exchange(other, message(f"GET /?a={number}"), until=b"%d.0" % number)) == [f"Sum: {number}.0"]
         assert not is_readable(client, 0.05)
-        may_end.set()
+        long_work.set()
         client.settimeout(PATIENCE_S)
         assert texts(receive(client)) == ["Sum: 1.0", "Sum: 2.0"]
 
 
-def test_the_time_in_which_a_body_waits_for_its_turn_is_not_the_clients(local, monkeypatch, caplog):
-    def long_work(body):
-        while not may_end.is_set():
-            yield b""
-        return "Sum: 1.0"
-
-    may_end = threading.Event()
-    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", long_work)
+def test_the_time_in_which_a_body_waits_for_its_turn_is_not_the_clients(local, long_work, caplog):
     web = local(BODY_SECONDS=1.5)
     with web.connect() as busy, web.connect() as waiting:
         busy.sendall(post(b'{"a": 1}'.ljust(10_000)))
         wait_until(lambda: TURN in web.awaited())
         waiting.sendall(message("PUT /", "Connection: close", body=b" " * 100_000))
         assert not is_readable(waiting, 3)
-        may_end.set()
+        long_work.set()
         waiting.settimeout(PATIENCE_S)
         assert statuses(receive(waiting)) == [405]
         assert texts(receive(busy, until=b"Sum: 1.0")) == ["Sum: 1.0"]
     assert not caplog.messages
 
 
-def test_a_server_that_stops_while_bodies_wait_for_their_turns_logs_no_bug(local, monkeypatch, caplog):
-    def long_work(body):
-        while True:
-            yield b""
-
-    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", long_work)
+def test_a_server_that_stops_while_bodies_wait_for_their_turns_logs_no_bug(local, long_work, caplog):
     web = local(GRACE_SECONDS=0.3)
     with web.connect() as busy, web.connect() as waiting:
         busy.sendall(post(b'{"a": 1}'.ljust(10_000)))
@@ -364,20 +359,13 @@ def test_large_bodies_are_added_up_one_after_the_other_in_the_order_in_which_the
     assert begun == ended == [0, 1, 2, 3, 4]
 
 
-def test_a_client_that_hangs_up_while_its_body_is_added_up_is_ordinary_life(local, monkeypatch, caplog):
-    def long_work(body):
-        while not may_end.is_set():
-            yield b""
-        return "Sum: 1.0"
-
-    may_end = threading.Event()
-    monkeypatch.setattr(webserver_influx, "sum_json_in_turns", long_work)
+def test_a_client_that_hangs_up_while_its_body_is_added_up_is_ordinary_life(local, long_work, caplog):
     web = local()
     with web.connect() as client:
         client.sendall(post(b'{"a": 1}'.ljust(10_000)))
         wait_until(lambda: TURN in web.awaited())
         reset_at_close(client)
-    may_end.set()
+    long_work.set()
     wait_until(lambda: not web.connections())
     assert not caplog.messages
 
