@@ -851,10 +851,10 @@ class Cell:
         self.words, self.index = words, index
         self.lock = threading.Lock()  # makes an increment exact whoever shares the cell; a server's threads do not
 
-    def increment(self) -> None:
-        """Count one request. An aligned 8-byte store, so that another process never reads half of it."""
+    def increment(self, number: int = 1) -> None:
+        """Count so many requests. An aligned 8-byte store, so that another process never reads half of it."""
         with self.lock:
-            self.words[self.index] += 1
+            self.words[self.index] += number
 
 
 def lock_byte(file: int, offset: int) -> bool:
@@ -1394,8 +1394,8 @@ def patience_seconds() -> dict[str, float]:
 class Connection:
     """A client's socket, and the handler that answers it.
 
-    When the socket is ready, the serving thread calls the action given to wait_for(): converse, send_rest or linger. A
-    connection that sends much at once, or needs much work, takes turns instead.
+    When the socket is ready, the serving thread calls the action given to wait_for(): converse, send_replies or linger.
+    A connection that sends much at once, or needs much work, takes turns instead.
     """
 
     __slots__ = (
@@ -1411,13 +1411,13 @@ class Connection:
         "since",  # when this wait began, in monotonic seconds
         "sock",
         "thread",
-        "unsent",  # replies that the client has not taken
+        "unsent",  # replies that are to be sent
     )
 
     def __init__(self, sock: socket.socket, client_address: tuple[Any, ...], thread: "ServingThread") -> None:
         sock.setblocking(False)
         self.sock, self.thread = sock, thread
-        self.handler = thread.server.handler_class(client_address, thread.server, thread.cell)
+        self.handler = thread.server.handler_class(client_address, thread.server, thread)
         self.generator = self.handler.handle()
         next(self.generator)
         self.receive, self.resume, self.send = sock.recv, self.generator.send, sock.send
@@ -1426,25 +1426,21 @@ class Connection:
         self.done = self.closed = False
 
     def converse(self, size: int = LIGHT_BYTES) -> None:
-        """Receive, let the handler answer, send what it answers, and wait for what it awaits. Raises OSError."""
-        data = replies = b""
-        sent = 0
+        """Receive, let the handler answer, and wait for what it awaits; the thread sends the answer. Raises OSError."""
+        data = b""
         try:
             data = self.receive(size)
-            replies = self.resume(data)
-            if replies:
-                sent = self.send(replies)
-        except BlockingIOError:  # nothing has come, or nothing can be sent
+            self.unsent = self.resume(data)
+        except BlockingIOError:  # nothing has come
             pass
         except StopIteration as last:
             self.finish(last.value)
             return
-        if sent < len(replies):
-            self.unsent, self.since = replies[sent:], self.thread.now
-            self.wait_for(WRITE, self.send_rest)
-            return
         awaits = self.handler.awaits
-        if replies or awaits is not self.awaited:
+        if self.unsent:
+            self.thread.answered.append(self)
+            self.awaited, self.since = awaits, self.thread.now
+        elif awaits is not self.awaited:
             self.awaited, self.since = awaits, self.thread.now
         if awaits is TURN and not size:
             self.thread.turns.appendleft(self)  # finish one before the next, because each holds many objects
@@ -1459,23 +1455,28 @@ class Connection:
         return not (self.event or self.closed)
 
     def finish(self, replies: bytes) -> None:
-        """Send the last replies of the handler, and end. Raises OSError."""
+        """Have the last replies of the handler sent, and then end."""
         self.done = True
         self.unsent, self.since = replies, self.thread.now
-        self.send_rest()
+        self.thread.answered.append(self)
 
-    def send_rest(self) -> None:
-        """Send what the client has not taken, and then go on; until then, nothing more is received. Raises OSError."""
-        if self.unsent:
-            with contextlib.suppress(BlockingIOError):
-                self.unsent = self.unsent[self.send(self.unsent) :]
-        if self.unsent:
-            self.wait_for(WRITE, self.send_rest)
+    def send_replies(self) -> None:
+        """Send what the client takes; until that is all, nothing more is received. Raises OSError."""
+        unsent = self.unsent
+        try:
+            sent = self.send(unsent) if unsent else 0
+        except BlockingIOError:
+            sent = 0
+        if sent < len(unsent):
+            self.unsent = unsent[sent:]
+            self.wait_for(WRITE, self.send_replies)
             return
-        self.awaited, self.since = self.handler.awaits, self.thread.now
+        self.unsent = b""
         if self.done:
+            self.since = self.thread.now
             self.end()
-        else:
+        elif self.event == WRITE:
+            self.awaited, self.since = self.handler.awaits, self.thread.now
             self.wait_for(READ, self.converse)
 
     def end(self) -> None:
@@ -1496,7 +1497,7 @@ class Connection:
                 self.close()
 
     def refuse(self, refusal: RequestError) -> None:
-        """Answer with a refusal in place of what the client has not yet sent, and end. Raises OSError."""
+        """Answer with a refusal in place of what the client has not yet sent, and end."""
         try:
             self.generator.throw(refusal)
         except StopIteration as last:
@@ -1516,7 +1517,7 @@ class Connection:
         self.thread.actions[descriptor] = action
 
     def expire(self, seconds: float) -> None:
-        """Refuse an unfinished request, or close: its time, so many seconds, is over. Raises OSError."""
+        """Refuse an unfinished request, or close: its time, so many seconds, is over."""
         awaits = self.handler.awaits
         if awaits in (HEAD, BODY) and not self.unsent:
             self.refuse(RequestError(408, f"The request's {awaits} took longer than {seconds:.0f} s."))
@@ -1562,13 +1563,15 @@ class ServingThread(threading.Thread):
         self.poll = Poll()
         self.connections: dict[int, Connection] = {}  # by descriptor
         self.actions: dict[int, Callable[[], Any]] = {}  # what is to be done when a descriptor is ready
+        self.arrived = 0  # requests that are not yet in the cell
+        self.answered: list[Connection] = []  # those whose replies are due
         self.turns: deque[Connection] = deque()  # those that wait for theirs, or have been closed since
         self.now = self.next_second = self.turn_due = monotonic()
         self.listening = server.socket.fileno()
         self.actions[self.listening] = self.accept
         self.listen_again_at = self.now  # infinity while it listens
         self.longest_wait = 0.0
-        self.accepted = 0  # in this second
+        self.accepted = 0  # connections, in this second
         self.other, self.chances = (-1, 0), CHANCES  # to whom it gave way, the load of that, and how often it will
         self.overloaded_at = -inf  # when the system last refused to let it accept
         self.drained = threading.Event()  # the backlog at the end is accepted
@@ -1599,7 +1602,8 @@ class ServingThread(threading.Thread):
             try:
                 actions[descriptor]()
             except Exception as error:
-                self.drop(descriptor, error)
+                self.drop(self.connections.get(descriptor), error)
+        self.send_answers()
         if self.turns and (not ready or now >= self.turn_due):
             self.give_turn(self.turns.popleft())
         if now >= self.listen_again_at:
@@ -1607,26 +1611,43 @@ class ServingThread(threading.Thread):
         if now >= self.next_second:
             self.each_second()
 
+    def increment(self) -> None:
+        """Count one request, on behalf of a handler; it is in the cell before its reply is sent."""
+        self.arrived += 1
+
+    def send_answers(self) -> None:
+        """Count the requests that have arrived, and then send the replies to them.
+
+        All in one go, not each when it is made: that keeps the cache warm (5 % of a GET, at 64 connections).
+        """
+        self.cell.increment(self.arrived)
+        self.arrived = 0
+        for connection in self.answered:
+            try:
+                connection.send_replies()
+            except Exception as error:
+                self.drop(connection, error)
+        self.answered.clear()
+
     def give_turn(self, connection: Connection) -> None:
         """Let what takes long go on, and measure for how long others then have the time to themselves."""
         if connection.waits_for_turn():
             begin = monotonic()
             size = 0 if connection.handler.awaits is TURN else TURN_BYTES
             self.attempt(connection, partial(connection.converse, size))
+            self.send_answers()
             end = monotonic()
             self.turn_due = end + TURN_REST * (end - begin)
 
     def attempt(self, connection: Connection, action: Callable[[], None]) -> None:
         """Do something with a connection, and close it if that fails."""
-        descriptor = connection.sock.fileno()
         try:
             action()
         except Exception as error:
-            self.drop(descriptor, error)
+            self.drop(connection, error)
 
-    def drop(self, descriptor: int, error: Exception) -> None:
+    def drop(self, connection: Optional[Connection], error: Exception) -> None:
         """Close a connection whose client hung up, which is ordinary life, or whose handler failed, which is a bug."""
-        connection = self.connections.get(descriptor)
         if connection and isinstance(error, OSError):
             log.debug("%s hung up: %s", connection.handler.client_address[0], error)
         else:
@@ -1648,6 +1669,7 @@ class ServingThread(threading.Thread):
             seconds = SEND_SECONDS if connection.unsent else patience[connection.handler.awaits]
             if self.now - connection.since >= seconds:
                 self.attempt(connection, partial(connection.expire, seconds))
+        self.send_answers()
 
     def accept(self) -> bool:
         """Accept connections, and answer at once the requests that came with them; whether more may wait."""
@@ -1723,6 +1745,7 @@ class ServingThread(threading.Thread):
         while self.connections and self.now < grace_end + LAST_WORDS_SECONDS:
             for connection in list(self.connections.values()):
                 self.attempt(connection, connection.hurry)
+            self.send_answers()
             self.serve()
         for connection in list(self.connections.values()):
             connection.close()
