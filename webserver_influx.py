@@ -367,15 +367,15 @@ def is_ip_literal(address: str) -> bool:
 def read_body_length(lengths: Optional[bytes], codings: Optional[bytes], http_1_0: bool) -> int:
     """The body's length in octets, or CHUNKED (RFC 9112 §6.1 to §6.3). Refuses what is ambiguous."""
     if codings is not None:
-        members = list_members(codings)
         if lengths is not None:
             raise RequestError(400, "Content-Length and Transfer-Encoding exclude each other.")
         if http_1_0:
             raise RequestError(400, "Transfer-Encoding does not exist in HTTP/1.0.")
-        if any(member != b"chunked" for member in members):
+        *others, last = list_members(codings) or [b""]
+        if last != b"chunked" or last in others:  # nobody could tell where the body ends
+            raise RequestError(400, "Transfer-Encoding does not name chunked once, and last.")
+        if others:
             raise RequestError(501, "The only transfer coding that this server knows is chunked.")
-        if len(members) != 1:
-            raise RequestError(400, "Transfer-Encoding names chunked once, no more and no less.")
         return CHUNKED
     if lengths is None:
         return 0

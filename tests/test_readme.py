@@ -360,8 +360,11 @@ BAD_INPUT = {
         POST + b"Content-Length: +1\r\n\r\n",
         POST + b"Content-Length: 1, 2\r\n\r\n",
         b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n",
     ],
-    "a transfer coding": [POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"],
+    "another transfer coding": [POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"],
     "a request line over": [b"GET /" + b"a" * 8192 + b" HTTP/1.1\r\n" + HOST + b"\r\n"],
     "a head over": [
         b"GET / HTTP/1.1\r\n" + HOST + b"A: b\r\n" * 100 + b"\r\n",
