@@ -129,6 +129,9 @@ def uri_host(host: str) -> str:
 # RFC 9110 §5.6.2   token = 1*tchar
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 
+# RFC 9110 §5.6.3   OWS = *( SP / HTAB ), BWS = OWS
+OWS = BWS = r"[\t ]*"
+
 # RFC 9110 §5.5     field-value = *field-content; VCHAR, obs-text, SP and HTAB, but no CR, LF or NUL
 FIELD_VALUE = r"[\t\x20-\x7e\x80-\xff]*"
 
@@ -137,6 +140,10 @@ FIELD_LINE = TOKEN + ":" + FIELD_VALUE
 
 # RFC 9110 §5.6.4   quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
 QUOTED_STRING = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+
+# RFC 9110 §8.3.1   media-type = type "/" subtype parameters, parameters = *( OWS ";" OWS [ parameter ] )
+PARAMETER = rf"{TOKEN}=(?:{TOKEN}|{QUOTED_STRING})"
+MEDIA_TYPE = rf"({TOKEN}/{TOKEN})(?:{OWS};(?:{OWS}{PARAMETER})?)*"
 
 # RFC 3986 §3.2     uri-host [ ":" port ]; the host may be empty. check_host() reads what is in brackets.
 REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
@@ -152,7 +159,6 @@ OTHER_TARGET = rf".+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT {HOST_AND_PORT}"
 VERSION = r"HTTP/([0-9])\.([0-9])"
 
 # RFC 9112 §7.1     chunk-size [ chunk-ext ] CRLF, chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS value ] )
-BWS = r"[\t ]*"
 CHUNK_EXT = rf"{BWS};{BWS}{TOKEN}(?:{BWS}={BWS}(?:{TOKEN}|{QUOTED_STRING}))?"
 CHUNK_LINE = rf"([0-9A-Fa-f]+)(?:{CHUNK_EXT})*\r\n"
 
@@ -162,7 +168,7 @@ def matcher(grammar: str) -> Callable[[bytes], Optional[re.Match[bytes]]]:
 
 
 is_method, is_field_line, is_host, is_decimal = map(matcher, (TOKEN, FIELD_LINE, AUTHORITY, "[0-9]+"))
-is_other_target, match_version = map(matcher, (OTHER_TARGET, VERSION))
+is_other_target, match_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
 match_chunk_line, is_trailer_line = map(matcher, (CHUNK_LINE, FIELD_LINE + "\r\n"))
 
 HEAD_END = b"\r\n\r\n"
@@ -191,14 +197,19 @@ CLOSE = "\r\nConnection: close\r\n\r\n"
 CHUNKED = -1  # as a body's length: unknown before its last chunk
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST")}
 CONTINUE = b"100-continue"
-FIELDS_READ = {b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"content-type"}
+IDENTITY = b"identity"
+FIELDS_READ = {
+    *(b"host", b"connection", b"expect"),
+    *(b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"),
+}
 
 # What the fields of a head mean. Plain tuples, here and below, because nothing is faster to unpack.
 #   str    the end of the reply's head: KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE
 #   int    the body's length in octets, or CHUNKED
 #   bytes  the expectation in lower case, or empty
-#   bytes  the media type in lower case, without parameters, or empty
-Fields = tuple[str, int, bytes, bytes]
+#   tuple  the data type of the content, in lower case (RFC 9110 §8.1): media type without parameters, content codings
+DataType = tuple[bytes, bytes]
+Fields = tuple[str, int, bytes, DataType]
 
 Head = tuple[str, bytes, Fields, bytes]  # method, query, fields; and the bytes behind the head
 
@@ -327,6 +338,8 @@ def interpret_fields(relevant_section: bytes) -> Fields:
     for line in lines:
         name, _, value = line.lower().partition(b":")
         value = value.strip(b" \t")
+        if name in values and name == b"content-type":  # RFC 9110 §8.3
+            raise RequestError(400, "The request has more than one Content-Type field.")
         values[name] = b"%b, %b" % (values[name], value) if name in values else value  # RFC 9110 §5.3
     check_host(values.get(b"host"), http_1_0)
     options = list_members(values.get(b"connection", b""))
@@ -336,8 +349,9 @@ def interpret_fields(relevant_section: bytes) -> Fields:
         persistence = KEEP_ALIVE_1_0 if http_1_0 else KEEP_ALIVE
     length = read_body_length(values.get(b"content-length"), values.get(b"transfer-encoding"), http_1_0)
     expectation = b"" if http_1_0 else b", ".join({*list_members(values.get(b"expect", b""))})  # RFC 9110 §10.1.1
-    media_type = values.get(b"content-type", b"").partition(b";")[0].strip(b" \t")
-    return persistence, length, expectation, media_type
+    media_type = match_media_type(values.get(b"content-type", b""))
+    codings = b", ".join(list_members(values.get(b"content-encoding", b"")))
+    return persistence, length, expectation, (media_type[1] if media_type else b"", codings)
 
 
 def list_members(value: bytes) -> list[bytes]:
@@ -588,6 +602,7 @@ def exact_sum(values: list[float]) -> float:
 
 STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 STATUS_LINE[405] += f"Allow: {', '.join(METHODS.values())}\r\n"  # RFC 9110 §15.5.6
+STATUS_LINE[415] += f"Accept-Encoding: {IDENTITY.decode()}\r\n"  # RFC 9110 §12.5.3
 INTERIM = "HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -642,7 +657,7 @@ class SumHandler(BaseHTTPRequestHandler):
                         if not more:
                             return b""
                         buffer += more
-                    method, query, (persistence, length, expectation, media_type), rest = head
+                    method, query, (persistence, length, expectation, data_type), rest = head
                     increment()
                     body, complete = b"", not length  # complete: the next request begins behind it
                     if length or expectation:
@@ -651,9 +666,9 @@ class SumHandler(BaseHTTPRequestHandler):
                     if method == "GET":
                         text = self.do_GET(query)
                     elif method == "POST" and len(body) <= LIGHT_BYTES:
-                        text = self.do_POST(media_type, body)
+                        text = self.do_POST(data_type, body)
                     elif method == "POST":
-                        text = yield from self.do_large_POST(media_type, body)
+                        text = yield from self.do_large_POST(data_type, body)
                     else:
                         text = self.do_HEAD(query) if method == "HEAD" else self.do_other()
                     status = 200
@@ -719,21 +734,24 @@ class SumHandler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # handle() omits the content
 
-    def do_POST(self, media_type: bytes, body: bytes) -> str:
+    def do_POST(self, data_type: DataType, body: bytes) -> str:
         """Answer with the sum of the numbers in a JSON object."""
-        self.check_media_type(media_type)
+        self.check_data_type(*data_type)
         return sum_text(json_values(body))
 
-    def do_large_POST(self, media_type: bytes, body: bytes) -> Generator[bytes, bytes, str]:
+    def do_large_POST(self, data_type: DataType, body: bytes) -> Generator[bytes, bytes, str]:
         """do_POST() in turns."""
-        self.check_media_type(media_type)
+        self.check_data_type(*data_type)
         self.awaits = TURN
         try:
             return (yield from sum_json_in_turns(body))
         finally:
             self.awaits = REQUEST
 
-    def check_media_type(self, media_type: bytes) -> None:
+    def check_data_type(self, media_type: bytes, codings: bytes) -> None:
+        """Raise RequestError unless the content is JSON as it stands; that type has no parameters (RFC 8259 §11)."""
+        if codings not in (b"", IDENTITY):
+            raise RequestError(415, "The only content coding that this server reads is identity.")
         if media_type != b"application/json":
             raise RequestError(400, EXPECTED_JSON)
 

@@ -85,6 +85,10 @@ GOOD = {
     "chunked": get("Transfer-Encoding: chunked"),
     "chunked in another case": get("Transfer-Encoding: CHUNKED"),
     "chunked among empty members": get("Transfer-Encoding: , chunked,"),
+    "a Content-Type that is none": get("Content-Type: json"),
+    "a Content-Type that is empty": get("Content-Type:"),
+    "a content coding": get("Content-Encoding: gzip"),
+    "two content codings": get("Content-Encoding: gzip", "Content-Encoding: br"),
     "an expectation": get("Expect: 100-continue"),
     "an expectation that is unknown": get("Expect: the-unexpected"),
     "a request line of 8192 bytes": line_of(8192),
@@ -219,6 +223,12 @@ BAD = {
     "gzip and chunked in two fields": (501, get("Transfer-Encoding: gzip", "Transfer-Encoding: chunked")),
     "identity, chunked": (501, get("Transfer-Encoding: identity, chunked")),
     "chunked with a vertical tab before it": (400, get("Transfer-Encoding: \x0bchunked")),
+    # data type
+    "two Content-Types": (400, get("Content-Type: application/json", "Content-Type: text/plain")),
+    "two Content-Types behind parameters": (400, get("Content-Type: application/json;a=b", "Content-Type: text/plain")),
+    "the same Content-Type twice": (400, get("Content-Type: application/json", "content-type: application/json")),
+    "two Content-Types in HTTP/1.0": (400, get_1_0("Content-Type: application/json", "Content-Type: text/plain")),
+    "a Content-Type and an empty one": (400, get("Content-Type: application/json", "Content-Type:")),
     # versions
     "HTTP/2.0": (505, head_of("GET / HTTP/2.0")),
     "the preface of HTTP/2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),

@@ -119,10 +119,52 @@ def test_post_takes_json_however_it_is_written(web, media_type):
     assert web.request("POST", "/?b=9", '{"a": 3}', {"Content-Type": media_type}).text == "Sum: 3.0"
 
 
-@pytest.mark.parametrize("headers", [{}, {"Content-Type": "text/plain"}, {"Content-Type": "application/jsonp"}])
-def test_post_of_anything_but_json_is_told_so(web, headers):
-    reply = web.request("POST", "/", '{"a": 3}', headers)
+@pytest.mark.parametrize("media_type", ["text/plain", "application/jsonp", "application/json; a=b, text/plain", ""])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_post_of_anything_but_json_is_told_so(web, media_type, version):
+    fields = (f"Content-Type: {media_type}", "Connection: keep-alive")
+    request = message(f"POST / HTTP/{version}", *fields, body=b'{"a": 3}')
+    refused, served = parsed(web.raw(request + message("GET /", "Connection: close")))
+    assert (refused.status, refused.text, served.status) == (400, WRONG_TYPE, 200)
+
+
+def test_post_without_a_type_is_told_so(web):
+    reply = web.request("POST", "/", '{"a": 3}')
     assert (reply.status, reply.text) == (400, WRONG_TYPE)
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16", "latin-1; charset=utf-8"])
+def test_a_charset_has_no_say_as_json_is_utf_8(web, charset):
+    def post_as(encoding: str) -> tuple[int, str]:
+        body = '{"ü": 3}'.encode(encoding)
+        reply = web.request("POST", "/", body, {"Content-Type": f"application/json; charset={charset}"})
+        return reply.status, reply.text
+
+    assert post_as("utf-8") == (200, "Sum: 3.0")
+    assert post_as("utf-16") == post_as("latin-1") == (400, "The body is not UTF-8.")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip", "br", "gzip, identity", "identity, identity"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("size", [20, 10_000])
+def test_a_content_coding_that_is_not_read_is_refused_with_the_one_that_is(web, coding, version, size):
+    body = b"\x1f\x8b".ljust(size)
+    fields = (JSON_TYPE, f"Content-Encoding: {coding}", "Connection: keep-alive")
+    request = message(f"POST / HTTP/{version}", *fields, body=body)
+    refused, served = parsed(web.raw(request + message("GET /", "Connection: close")))
+    assert (refused.status, refused.fields["accept-encoding"]) == (415, "identity")
+    assert "coding" in refused.text
+    assert served.text == "Sum: 0"
+
+
+def test_the_coding_identity_is_none(web):
+    assert texts(web.raw(post(b'{"a": 3}', "Content-Encoding: Identity", "Connection: close"))) == ["Sum: 3.0"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_where_a_body_is_ignored_so_is_its_coding(web, method):
+    data = web.raw(message(f"{method} /?a=3", "Content-Encoding: gzip", "Connection: close", body=b"\x1f\x8b"))
+    assert statuses(data, method) == [200]
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{", b'{"a": NaN}', b"a=3"])

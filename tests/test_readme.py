@@ -338,6 +338,7 @@ def test_the_limits_are_those_of_the_program():
 
 
 HOST = b"Host: x\r\n"
+JSON_TYPE = b"Content-Type: application/json\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HOST
 
 # For each row of the table, by the beginning of its first cell, requests that it speaks of. Those for which one has to
@@ -354,6 +355,8 @@ BAD_INPUT = {
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + HOST * 2 + b"\r\n",
         b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+        b"GET / HTTP/1.0\r\n" + HOST * 2 + b"\r\n",
+        b"GET / HTTP/1.0\r\n" + JSON_TYPE * 2 + b"\r\n",
     ],
     "`Content-Length` together": [
         POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -381,13 +384,17 @@ BAD_INPUT = {
     "a request that is still under way": [],
     "an expectation": [POST + b"Content-Length: 1\r\nExpect: tea\r\n\r\n", POST + b"Expect: tea\r\n\r\n"],
     "a method other": [b"PUT / HTTP/1.1\r\n" + HOST + b"\r\n"],
+    "a `POST` with a `Content-Encoding`": [
+        POST + JSON_TYPE + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\n1",
+        POST + JSON_TYPE + b"Content-Encoding: identity, br\r\n\r\n",
+    ],
     "a `POST` of another type": [
         POST + b"Content-Length: 1\r\n\r\n1",
-        POST + b"Content-Type: application/json\r\n\r\n",
-        POST + b"Content-Type: application/json\r\nContent-Length: 1\r\n\r\n\xff",
-        POST + b"Content-Type: application/json\r\nContent-Length: 3\r\n\r\nNaN",
-        POST + b"Content-Type: application/json\r\nContent-Length: 202\r\n\r\n" + b"[" * 101 + b"]" * 101,
-        POST + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n[]",
+        POST + JSON_TYPE + b"\r\n",
+        POST + JSON_TYPE + b"Content-Length: 1\r\n\r\n\xff",
+        POST + JSON_TYPE + b"Content-Length: 3\r\n\r\nNaN",
+        POST + JSON_TYPE + b"Content-Length: 202\r\n\r\n" + b"[" * 101 + b"]" * 101,
+        POST + JSON_TYPE + b"Content-Length: 2\r\n\r\n[]",
     ],
 }
 

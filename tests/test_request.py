@@ -181,7 +181,7 @@ class Fields(NamedTuple):
     persistence: str
     body_length: int
     expectation: bytes
-    media_type: bytes
+    data_type: tuple[bytes, bytes]
 
 
 def fields(*lines: str, version: str = "1.1") -> Fields:
@@ -269,12 +269,55 @@ def test_an_unknown_expectation_beside_the_known_one_is_not_that(lines):
         (["Content-Type: application/json; charset=utf-8"], "application/json"),
         (["Content-Type: application/json\t;charset=utf-8"], "application/json"),
         (["Content-Type: application/jsonp"], "application/jsonp"),
-        (["Content-Type: text/plain; a=application/json"], "text/plain"),
-        (["Content-Type: text/plain", "Content-Type: application/json"], "text/plain, application/json"),
+        (['Content-Type: text/plain; a="application/json"'], "text/plain"),
+        (["Content-Type: application/json;"], "application/json"),
+        (["Content-Type: application/json ; ;\ta=b ;;"], "application/json"),
+        (['Content-Type: application/json; a="b, text/plain; c=\\"d\\""; e=f'], "application/json"),
     ],
 )
 def test_the_media_type_is_read(lines, media_type):
-    assert fields(*lines).media_type == media_type.encode()
+    assert fields(*lines).data_type == (media_type.encode(), b"")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "json",
+        "application/json, text/plain",
+        "application/json, application/json",
+        "application/json; a=b, text/plain",
+        'application/json; a="b", text/plain; c="d"',
+        "application/json; a=b c=d",
+        "application/json; a",
+        "application/json; a=b/c",
+        "application/json; a=",
+        'application/json; a="b',
+        "application /json",
+        "application/json text/plain",
+        "application/",
+        "; charset=utf-8",
+    ],
+)
+def test_what_is_not_one_media_type_is_none(value):
+    assert fields(f"Content-Type: {value}").data_type == (b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("lines", "codings"),
+    [
+        (["Content-Encoding: gzip"], "gzip"),
+        (["content-encoding:\tX-GZIP "], "x-gzip"),
+        (["Content-Encoding: gzip, br"], "gzip, br"),
+        (["Content-Encoding: gzip", "Content-Encoding: br"], "gzip, br"),
+        (["Content-Encoding: identity"], "identity"),
+        (["Content-Encoding: identity", "Content-Encoding: gzip"], "identity, gzip"),
+        (["Content-Encoding: ,"], ""),
+        (["Content-Encoding:"], ""),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_content_codings_are_read(lines, codings, version):
+    assert fields(*lines, version=version).data_type == (b"", codings.encode())
 
 
 @given(st.binary())
@@ -319,7 +362,7 @@ tokens = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=8)
 values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, blacklist_characters="\x7f"), max_size=20).map(
     lambda value: re.sub("[\x80-\x9f]", "", value)
 )
-known = ("host", "connection", "content-length", "transfer-encoding", "expect", "content-type")
+known = ("host", "connection", "content-length", "transfer-encoding", "expect", "content-type", "content-encoding")
 
 
 @given(tokens, st.text('!"$%&/?=+azAZ09~', max_size=30), st.lists(st.tuples(tokens, values), max_size=9))
@@ -342,6 +385,9 @@ def test_whatever_the_grammar_makes_is_a_head(method, path, pairs):
         get("Connection:" + "," * 60_000, "Transfer-Encoding:" + ", \t" * 1000),
         get("Content-Length: " + "3," * 30_000),
         get("Name" + " " * 60_000 + ": v"),
+        get("Content-Type: a/b" + "; " * 30_000 + ",", "Content-Length: x"),
+        get("Content-Type: a/b" + ";\t \t" * 15_000 + ",", "Content-Length: x"),
+        get("Content-Type: a/b; c=" + '"\\a' * 20_000 + ",", "Content-Length: x"),
     ],
     ids=lambda head: repr(head[:40]),
 )
