@@ -145,6 +145,13 @@ QUOTED_STRING = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\x
 PARAMETER = rf"{TOKEN}=(?:{TOKEN}|{QUOTED_STRING})"
 MEDIA_TYPE = rf"({TOKEN}/{TOKEN})(?:{OWS};(?:{OWS}{PARAMETER})?)*"
 
+# RFC 9110 §18.2    IANA's HTTP Method Registry, up to RFC 10008
+REGISTERED_METHOD = (
+    r"\*|ACL|BASELINE-CONTROL|BIND|CHECKIN|CHECKOUT|CONNECT|COPY|DELETE|GET|HEAD|LABEL|LINK|LOCK|MERGE|MKACTIVITY|"
+    r"MKCALENDAR|MKCOL|MKREDIRECTREF|MKWORKSPACE|MOVE|OPTIONS|ORDERPATCH|PATCH|POST|PRI|PROPFIND|PROPPATCH|PUT|QUERY|"
+    r"REBIND|REPORT|SEARCH|TRACE|UNBIND|UNCHECKOUT|UNLINK|UNLOCK|UPDATE|UPDATEREDIRECTREF|VERSION-CONTROL"
+)
+
 # RFC 3986 §3.2     uri-host [ ":" port ]; the host may be empty. check_host() reads what is in brackets.
 REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
 AUTHORITY = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + r")(?::[0-9]*)?"
@@ -167,7 +174,8 @@ def matcher(grammar: str) -> Callable[[bytes], Optional[re.Match[bytes]]]:
     return re.compile(grammar.encode()).fullmatch
 
 
-is_method, is_field_line, is_host, is_decimal = map(matcher, (TOKEN, FIELD_LINE, AUTHORITY, "[0-9]+"))
+is_method, is_registered_method, is_field_line = map(matcher, (TOKEN, REGISTERED_METHOD, FIELD_LINE))
+is_host, is_decimal = map(matcher, (AUTHORITY, "[0-9]+"))
 is_other_target, match_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
 match_chunk_line, is_trailer_line = map(matcher, (CHUNK_LINE, FIELD_LINE + "\r\n"))
 
@@ -670,7 +678,7 @@ class SumHandler(BaseHTTPRequestHandler):
                     elif method == "POST":
                         text = yield from self.do_large_POST(data_type, body)
                     else:
-                        text = self.do_HEAD(query) if method == "HEAD" else self.do_other()
+                        text = self.do_HEAD(query) if method == "HEAD" else self.do_other(method)
                     status = 200
                 except Exception as error:
                     method, status, text = self.reply_to_error(error, method, buffer)
@@ -755,8 +763,10 @@ class SumHandler(BaseHTTPRequestHandler):
         if media_type != b"application/json":
             raise RequestError(400, EXPECTED_JSON)
 
-    def do_other(self) -> NoReturn:
-        raise RequestError(405, "The methods of this server are GET, HEAD and POST.")
+    def do_other(self, method: str) -> NoReturn:
+        """Refuse a method: as not allowed if it is registered, as unknown if not (RFC 9110 §9.1)."""
+        status = 405 if is_registered_method(method.encode()) else 501
+        raise RequestError(status, "The methods of this server are GET, HEAD and POST.")
 
 
 # ==================================================================================== Part II: a count

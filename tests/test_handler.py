@@ -79,6 +79,7 @@ CONVERSATIONS = {
     "a large POST of no JSON": (post(b"[" * 2 * LIGHT_BYTES), [400], True),
     "a POST of another type": (message("POST /", body=b"{}"), [400], True),
     "another method with a body": (message("PUT /", body=NEXT), [405], True),
+    "a method that is unknown": (message("get /", body=NEXT), [501], True),
     "a GET with a body": (message("GET /?a=3", body=NEXT), [200], True),
     "an expectation that is not met": (message("GET /", "Expect: tea"), [417], True),
     "an expectation that is not met, of a body": (post(b"{}", "Expect: tea"), [417], False),

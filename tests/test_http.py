@@ -278,7 +278,7 @@ def test_every_good_head_is_answered(web, head):
     data = web.raw(head + body, half_close=True)
     method = head.lstrip().split(b" ")[0].decode()
     answer = parsed(data, method)[-1]
-    expected = {"GET": 200, "HEAD": 200, "POST": 200}.get(method, 405)
+    expected = {"GET": 200, "HEAD": 200, "POST": 200, "OPTIONS": 405, "CONNECT": 405}.get(method, 501)
     assert answer.status == (417 if b"unexpected" in head else expected)
 
 
@@ -331,14 +331,20 @@ def test_an_unknown_expectation_with_a_body_closes_the_connection(web):
     assert refusal(data).status == 417
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "get", "Head"])
+REGISTERED = ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "QUERY", "MKCOL", "VERSION-CONTROL", "PRI", "*"]
+UNREGISTERED = ["BREW", "PURGE", "MKCOLA", "NOTIFY", "get", "Head", "pOST", "put", "GETT", "HTTP", "-"]
+
+
+@pytest.mark.parametrize(("status", "methods"), [(405, REGISTERED), (501, UNREGISTERED)])
 @pytest.mark.parametrize("body", [b"", b"body"])
-def test_any_other_method_is_not_allowed_and_the_connection_stays(web, method, body):
-    data = web.raw(message(f"{method} /", body=body) + message("GET /", "Connection: close"))
-    refused, served = parsed(data)
-    assert (refused.status, served.text) == (405, "Sum: 0")
-    assert refused.fields["allow"] == "GET, HEAD, POST"
-    assert "connection" not in refused.fields
+def test_a_registered_method_is_not_allowed_another_is_unknown_and_the_connection_stays(web, status, methods, body):
+    for method in methods:
+        target = "x:1" if method == "CONNECT" else "/"
+        data = web.raw(message(f"{method} {target}", body=body) + message("GET /", "Connection: close"))
+        refused, served = parsed(data)
+        assert (refused.status, served.text) == (status, "Sum: 0")
+        assert refused.fields.get("allow") == ("GET, HEAD, POST" if status == 405 else None)  # RFC 9110 §15.5.6
+        assert "connection" not in refused.fields
 
 
 @pytest.mark.parametrize("line", ["OPTIONS *", "CONNECT example.org:443"])

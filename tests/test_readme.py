@@ -383,7 +383,8 @@ BAD_INPUT = {
     "a body that takes longer": [],
     "a request that is still under way": [],
     "an expectation": [POST + b"Content-Length: 1\r\nExpect: tea\r\n\r\n", POST + b"Expect: tea\r\n\r\n"],
-    "a method other": [b"PUT / HTTP/1.1\r\n" + HOST + b"\r\n"],
+    "another method": [b"PUT / HTTP/1.1\r\n" + HOST + b"\r\n"],
+    "a method that it does not list": [b"get / HTTP/1.1\r\n" + HOST + b"\r\n", b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n"],
     "a `POST` with a `Content-Encoding`": [
         POST + JSON_TYPE + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\n1",
         POST + JSON_TYPE + b"Content-Encoding: identity, br\r\n\r\n",
