@@ -491,6 +491,7 @@ def refuse_constant(name: str) -> NoReturn:
 JSON = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float, parse_constant=refuse_constant)
 JSON_NUMERIC = (float, str)  # what may be a number
 JSON_SPACE = " \t\r\n"
+BYTE_ORDER_MARK = "\ufeff".encode()
 JSON_STRING = re.compile(r'"[^"]*"?')
 NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 NESTING_STEP = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
@@ -502,9 +503,9 @@ def json_values(body: bytes) -> list[Any]:
 
 
 def json_text(body: bytes) -> str:
-    """The text of a body. Raises RequestError if there is none."""
+    """The text of a body, without a byte order mark (RFC 8259 §8.1). Raises RequestError if there is none."""
     try:
-        text = body.decode().rstrip(JSON_SPACE)
+        text = body.removeprefix(BYTE_ORDER_MARK).decode().rstrip(JSON_SPACE)
     except UnicodeDecodeError:
         raise RequestError(400, "The body is not UTF-8.") from None
     if not text:

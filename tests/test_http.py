@@ -105,6 +105,8 @@ def test_head_is_get_without_the_body(web, target):
         ('{"a": "3", "b": "x", "c": true, "d": null, "e": [4], "f": {"g": 5}, "a": 3}', "Sum: 6.0"),
         ('{"a": 1e308, "b": 1e308, "c": -1e308}', "Sum: 1e+308"),
         ('{"a": ' + "9" * 10_000 + ', "b": 1}', "Sum: 1.0"),
+        ('\ufeff{"a": 3}'.encode(), "Sum: 3.0"),
+        ('\ufeff{"a": 3}'.encode().ljust(10_000), "Sum: 3.0"),
         ('{"a": "' + "x" * (MIB - 20) + '", "b": 3}', "Sum: 3.0"),
     ],
     ids=lambda value: value[:20],
@@ -167,7 +169,7 @@ def test_where_a_body_is_ignored_so_is_its_coding(web, method):
     assert statuses(data, method) == [200]
 
 
-@pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{", b'{"a": NaN}', b"a=3"])
+@pytest.mark.parametrize("body", [b"", b"\xff", b"\xef\xbb\xbf", b"[]", b"{", b'{"a": NaN}', b"a=3"])
 def test_post_of_what_is_no_json_object_is_refused_and_the_connection_stays(web, body):
     data = web.raw(post(body, *([] if body else ["Content-Length: 0"])) + message("GET /", "Connection: close"))
     bad, good = parsed(data)

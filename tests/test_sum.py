@@ -43,6 +43,7 @@ def query_numbers(query: str) -> list[float]:
         ("&&a=3&&", [3]),
         ("a=x&b=3", [3]),
         ("a=3;b=4", []),
+        ("a=%EF%BB%BF3&b=4", [4]),  # a byte order mark belongs to the value
         ("a=nan&b=inf&c=-Infinity&d=1e999", []),
         ("a=%33", [3]),
         ("a=%2B3&b=+3&c=3+&d=%20-3%0A", [3, 3, 3, -3]),
@@ -110,6 +111,8 @@ def json_numbers(body: bytes) -> list[float]:
         ('{"a": "\\u0033", "b": "\\ud800", "c": "٣", "\\u0000": 1}', [3, 3, 1]),
         ('{"": 1}', [1]),
         ('{"a": "[[[", "b": 9007199254740993}', [9007199254740992]),
+        ('\ufeff{"a": 3}', [3]),
+        ('\ufeff\r\n {"a": "\ufeff4", "b": 3}', [3]),
     ],
 )
 def test_the_numbers_of_a_json_object_are_found(body, expected):
@@ -129,8 +132,15 @@ def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
         b"\xff",
         b'{"a": "\xe9"}',
         b'{"a": "\xed\xa0\x80"}',
-        b"\xef\xbb\xbf{}",
+        '\ufeff\ufeff{"a": 3}'.encode(),
+        ' \ufeff{"a": 3}'.encode(),
+        '{"a": 3}\ufeff'.encode(),
+        '{\ufeff"a": 3}'.encode(),
+        "\ufeff".encode(),
+        b"\xef\xbb{}",
         '{"a": 3}'.encode("utf-16"),
+        '{"a": 3}'.encode("utf-16-le"),
+        '{"a": 3}'.encode("utf-32"),
         b"[]",
         b"[3, 3]",
         b'[{"a": 3}]',
