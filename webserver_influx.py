@@ -43,7 +43,6 @@ from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from itertools import accumulate
 from math import frexp, fsum, inf, isfinite
 from time import monotonic, sleep, time, time_ns
@@ -68,8 +67,8 @@ HEAD_BYTES = 64 * 1024  # request line and field section; eight times what Apach
 FIELD_LINES = 100  # as Apache, and Python's http.client
 BODY_BYTES = 1024 * 1024  # nginx's client_max_body_size
 CHUNK_LINE_BYTES = 1024  # of a chunk's line (6 digits are enough, the rest is for extensions) or a trailer
-CHUNK_GRANT_BYTES = 16  # a chunk's line may take these and twice the length of its data, as in Go's net/http;
-CHUNK_EXCESS_BYTES = 16 * 1024  # all lines of a body together may take so much more
+CHUNK_GRANT_BYTES = 16  # what is around a chunk's data may take these and twice their length, as in Go's net/http;
+CHUNK_EXCESS_BYTES = 16 * 1024  # all that is around the data of a body may take so much more
 JSON_NESTING = 100  # arrays and objects; a tenth of the depth to which Python's json goes
 REMEMBERED = 512  # sections, lines and meanings of fields, of REMEMBERED_BYTES each: 6 MiB at worst
 REMEMBERED_BYTES = 4 * 1024  # as long as a cookie may be
@@ -124,7 +123,7 @@ def uri_host(host: str) -> str:
 # ==================================================================================== Part I: a request
 # ---------------------------------------------------------------------------------------------- Grammar
 
-# In the order of the RFCs; all of it is compiled once, for bytes, and used with fullmatch().
+# In the order of the RFCs; all of it is compiled once, for bytes, and used with fullmatch(), but for one pattern.
 
 # RFC 9110 §5.6.2   token = 1*tchar
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -166,8 +165,9 @@ OTHER_TARGET = rf".+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT {HOST_AND_PORT}"
 VERSION = r"HTTP/([0-9])\.([0-9])"
 
 # RFC 9112 §7.1     chunk-size [ chunk-ext ] CRLF, chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS value ] )
+#                   and before it the CRLF behind the data of the chunk before
 CHUNK_EXT = rf"{BWS};{BWS}{TOKEN}(?:{BWS}={BWS}(?:{TOKEN}|{QUOTED_STRING}))?"
-CHUNK_LINE = rf"([0-9A-Fa-f]+)(?:{CHUNK_EXT})*\r\n"
+CHUNK_START = rf"\r\n([0-9A-Fa-f]+)(?:{CHUNK_EXT})*\r\n"
 
 
 def matcher(grammar: str) -> Callable[[bytes], Optional[re.Match[bytes]]]:
@@ -177,7 +177,8 @@ def matcher(grammar: str) -> Callable[[bytes], Optional[re.Match[bytes]]]:
 is_method, is_registered_method, is_field_line = map(matcher, (TOKEN, REGISTERED_METHOD, FIELD_LINE))
 is_host, is_decimal = map(matcher, (AUTHORITY, "[0-9]+"))
 is_other_target, match_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
-match_chunk_line, is_trailer_line = map(matcher, (CHUNK_LINE, FIELD_LINE + "\r\n"))
+is_trailer_line = matcher(FIELD_LINE + "\r\n")
+match_chunk_start = re.compile(CHUNK_START.encode()).match  # in its place: a copy of each would be slow
 
 HEAD_END = b"\r\n\r\n"
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (RFC 9110 §5.5)
@@ -428,46 +429,48 @@ def read_chunks() -> BodyReader:
 
     Raises RequestError for malformed bytes, too much data, or too much beside it (§7.1.1).
     """
-    stream, body, excess, size = BytesIO((yield None)), bytearray(), 0, -1
+    buffer, at = b"\r\n" + (yield None), 0  # as if behind the data of another chunk
+    body, excess, size = bytearray(), 0, -1
     while size:
-        line, stream = yield from take_line(stream)
-        match = match_chunk_line(line)
-        if not match:
-            raise RequestError(400, "A chunk does not begin with its size in hexadecimal digits.")
-        size = int(match[1], 16)
-        end = len(body) + size
-        if end > BODY_BYTES:
+        match = match_chunk_start(buffer, at, at + 2 + CHUNK_LINE_BYTES)
+        if not match:  # it has not come whole, or is none
+            end, buffer = yield from take_line(buffer[at:])
+            if end != b"\r\n":
+                raise RequestError(400, "A chunk does not end where its size says.")
+            line, buffer = yield from take_line(buffer)
+            buffer, at = end + line + buffer, 0
+            match = match_chunk_start(buffer)
+            if not match:
+                raise RequestError(400, "A chunk does not begin with its hexadecimal size, and extensions if any.")
+        size, begin = int(match[1], 16), match.end()
+        if len(body) + size > BODY_BYTES:
             raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
-        excess = max(0, excess + len(line) - CHUNK_GRANT_BYTES - 2 * size)
+        excess = max(0, excess + begin - at - CHUNK_GRANT_BYTES - 2 * size)
         if excess > CHUNK_EXCESS_BYTES:
             raise RequestError(400, f"The lines of the chunks have {CHUNK_EXCESS_BYTES} bytes more than they need.")
-        while len(body) < end:
-            data = stream.read(end - len(body))
-            body += data
-            if not data:
-                stream = BytesIO((yield None))
-        if size:
-            line, stream = yield from take_line(stream)
-            if line != b"\r\n":
-                raise RequestError(400, "A chunk is longer than its size says.")
+        at = begin + size
+        body += buffer[begin:at]
+        while at > len(buffer):
+            at -= len(buffer)
+            buffer = yield None
+            body += buffer[:at]
+    buffer = buffer[at:]
     for _ in range(FIELD_LINES + 1):  # the trailer section (RFC 9112 §7.1.2), bounded as a head's fields are
-        line, stream = yield from take_line(stream)
+        line, buffer = yield from take_line(buffer)
         if line == b"\r\n":
-            yield bytes(body), stream.read()
+            yield bytes(body), buffer
         if not is_trailer_line(line):
             raise RequestError(400, 'A trailer is not "name: value".')
     raise RequestError(431, f"The body has more than {FIELD_LINES} trailers.")
 
 
-def take_line(stream: BytesIO) -> Generator[None, bytes, tuple[bytes, BytesIO]]:
-    """Take one line with its end; return it and the stream that holds what follows."""
-    line = stream.readline(CHUNK_LINE_BYTES)
-    while not line.endswith(b"\n"):
-        if len(line) == CHUNK_LINE_BYTES:
+def take_line(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
+    """Take one line with its end; return it and what follows."""
+    while not (end := buffer.find(b"\n", 0, CHUNK_LINE_BYTES) + 1):
+        if len(buffer) >= CHUNK_LINE_BYTES:
             raise RequestError(400, f"A line of the chunked body is longer than {CHUNK_LINE_BYTES} bytes.")
-        stream = BytesIO((yield))
-        line += stream.readline(CHUNK_LINE_BYTES - len(line))
-    return line, stream
+        buffer += yield
+    return buffer[:end], buffer[end:]
 
 
 # -------------------------------------------------------------------------------------------------- Sum

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import selectors
 import socket
 import threading
 
 import pytest
-from chunks import MIB
+from chunks import LAST_CHUNK, MIB, chunk
 from daemons import PATIENCE_S, reset_at_close, wait_until
 from local import Local
 from messages import CHUNKED_POST, JSON_TYPE, exchange, is_readable, message, post, receive, refusal, statuses, texts
 from needs import ipv6
 
 import webserver_influx
-from webserver_influx import BODY, REQUEST, TURN, SumHandler, listen
+from webserver_influx import BODY, REQUEST, TURN, TURN_BYTES, SumHandler, listen
 
 
 def trickle(connection: socket.socket, byte: bytes) -> None:
@@ -303,6 +304,22 @@ def test_what_takes_long_goes_on_in_turns_with_the_requests_of_others(local, lon
         long_work.set()
         client.settimeout(PATIENCE_S)
         assert texts(receive(client)) == ["Sum: 1.0", "Sum: 2.0"]
+
+
+def test_a_body_in_chunks_of_one_byte_is_read_in_turns_with_the_requests_of_others(local):
+    web = local()
+    body = b'{"a": 3}'.ljust(100_000)
+    chunks = b"".join(chunk(body[at : at + 1]) for at in range(len(body)))
+    with web.connect() as client, web.connect() as other:
+        sending = threading.Thread(target=send_all, args=(client, CHUNKED_POST + chunks + LAST_CHUNK))
+        sending.start()
+        answered = 0
+        while not select.select([client], [], [], 0)[0]:
+            exchange(other, message("GET /"), until=b"Sum: 0")
+            answered += 1
+        assert texts(receive(client, until=b"Sum: 3.0")) == ["Sum: 3.0"]
+        sending.join()
+    assert answered > len(chunks) // TURN_BYTES
 
 
 def test_the_time_in_which_a_body_waits_for_its_turn_is_not_the_clients(local, long_work, caplog):

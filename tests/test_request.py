@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterable
@@ -505,6 +506,41 @@ def test_what_chunks_carry_beside_their_data_is_bounded(size):
     """RFC 9112 §7.1.1: the total length of chunk extensions."""
     assert try_to(decoded, [chunk(b"x" * size, b";" + b"a" * 900) * 100]).status == 400
     assert decoded([chunk(b"x" * size, b";" + b"a" * 900) * 10 + LAST_CHUNK]) == (b"x" * size * 10, b"")
+
+
+def test_extensions_of_twice_the_data_are_always_taken():
+    data, pieces = b"x" * 500, 200
+    assert decoded([chunk(data, b";" + b"a" * 990) * pieces + LAST_CHUNK]) == (data * pieces, b"")
+
+
+@pytest.mark.parametrize("unit", [chunk(b"x", b";" + b"a" * 900), chunk(b"x"), chunk(b"x" * 100, b";" + b"a" * 900)])
+def test_any_data_come_with_no_more_than_the_limits_say_around_them(unit):
+    reader, count = read_chunks(), 0
+    next(reader)
+    with contextlib.suppress(RequestError):
+        while not reader.send(unit * 10):
+            count += 10
+    around, data = len(unit) - unit.count(b"x"), unit.count(b"x")
+    granted = count * (webserver_influx.CHUNK_GRANT_BYTES + 2 * data) + webserver_influx.CHUNK_EXCESS_BYTES
+    assert 0 < count * around <= granted
+    assert count * data <= MIB
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"5;a=\r\n", "extensions"),
+        (b"x\r\n", "hexadecimal size"),
+        (b"5\r\nhello\n", "end where its size says"),
+        (b"5\r\nhello, world\r\n", "end where its size says"),
+        (b"5;" + b"a" * 2000, "longer than 1024"),
+        (chunk(b"x", b";" + b"a" * 900) * 20, "16384 bytes more"),
+        (b"0\r\nA\r\n", "trailer"),
+    ],
+)
+def test_what_is_wrong_with_a_chunked_body_is_told(data, fault):
+    assert fault in str(try_to(decoded, [data]))
+    assert fault in str(try_to(decoded, bytewise(data)))
 
 
 def test_a_body_of_many_small_chunks_is_bounded_too():
