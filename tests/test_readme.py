@@ -330,7 +330,9 @@ def test_the_limits_are_those_of_the_program():
         f"nested deeper than {program.JSON_NESTING}",
         f"nothing happens for {program.IDLE_SECONDS:.0f} s",
         f"take its\nreplies for {program.SEND_SECONDS:.0f} s",
+        f"a line of these over {program.CHUNK_LINE_BYTES // 1024} KiB",
         f"with over {program.CHUNK_EXCESS_BYTES // 1024} KiB more than they need",
+        f"more than {program.FIELD_LINES} trailers",
     ):
         assert words in README
     assert 1 / (1 + program.TURN_REST) == 0.2
@@ -339,6 +341,7 @@ def test_the_limits_are_those_of_the_program():
 
 HOST = b"Host: x\r\n"
 JSON_TYPE = b"Content-Type: application/json\r\n"
+KEEP_ALIVE = b"Connection: keep-alive\r\n"
 POST = b"POST / HTTP/1.1\r\n" + HOST
 
 # For each row of the table, by the beginning of its first cell, requests that it speaks of. Those for which one has to
@@ -350,6 +353,8 @@ BAD_INPUT = {
         b"GET / HTTP/1.1\r\n" + HOST + b"A: \0\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + HOST + b"A: b\r\n c\r\n\r\n",
         b"GET / HTTP/1.1\n" + HOST + b"\r\n",
+        b"GET / HTTP/1.0\nA: b\n\n",
+        b"\r\n\r\nGET / HTTP/1.1\r\n" + HOST + b"\r\n",
     ],
     "in HTTP/1.1, no `Host`": [
         b"GET / HTTP/1.1\r\n\r\n",
@@ -377,13 +382,21 @@ BAD_INPUT = {
     "a head that takes longer": [],
     "a malformed chunk": [
         POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n1;a=\r\nx\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nA : b\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 1024,
         POST + b"Transfer-Encoding: chunked\r\n\r\n" + (b"1;" + b"a" * 1000 + b"\r\nx\r\n") * 20,
     ],
-    "a body over": [POST + b"Content-Length: 1048577\r\n\r\n", POST + b"Transfer-Encoding: chunked\r\n\r\n100001\r\n"],
+    "more than 100 trailers": [POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 101],
+    "a body over": [
+        b"POST / HTTP/1.0\r\nContent-Length: 1048577\r\n\r\n",
+        POST + b"Content-Length: 1048577\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n100001\r\n",
+    ],
     "a body that takes longer": [],
     "a request that is still under way": [],
-    "an expectation": [POST + b"Content-Length: 1\r\nExpect: tea\r\n\r\n", POST + b"Expect: tea\r\n\r\n"],
-    "another method": [b"PUT / HTTP/1.1\r\n" + HOST + b"\r\n"],
+    "in HTTP/1.1, an expectation": [POST + b"Content-Length: 1\r\nExpect: tea\r\n\r\n", POST + b"Expect: tea\r\n\r\n"],
+    "another method": [b"PUT / HTTP/1.1\r\n" + HOST + b"\r\n", b"PUT / HTTP/1.0\r\n" + KEEP_ALIVE + b"\r\n"],
     "a method that it does not list": [b"get / HTTP/1.1\r\n" + HOST + b"\r\n", b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n"],
     "a `POST` with a `Content-Encoding`": [
         POST + JSON_TYPE + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\n1",
@@ -391,6 +404,8 @@ BAD_INPUT = {
     ],
     "a `POST` of another type": [
         POST + b"Content-Length: 1\r\n\r\n1",
+        POST + b"Content-Type: application/json, text/plain\r\nContent-Length: 1\r\n\r\n1",
+        b"POST / HTTP/1.0\r\n" + KEEP_ALIVE + JSON_TYPE + b"\r\n",
         POST + JSON_TYPE + b"\r\n",
         POST + JSON_TYPE + b"Content-Length: 1\r\n\r\n\xff",
         POST + JSON_TYPE + b"Content-Length: 3\r\n\r\nNaN",
@@ -419,10 +434,63 @@ def test_bad_input_is_answered_and_counted_as_the_table_says(server):
             assert counted(web.state) - before == (is_counted == "yes") + bool(follower), request
 
 
-def test_a_body_that_ends_too_early_is_refused_and_counted(server):
+def test_a_body_that_ends_too_early_is_refused_and_counted_a_head_is_refused_only(server):
     web = server()
-    assert web.raw(POST + b"Content-Length: 9\r\n\r\n1", half_close=True).startswith(b"HTTP/1.1 400 ")
-    assert counted(web.state) == 1
+    for cut_off, number in [(POST[:-3], 0), (POST, 0), (POST + b"Content-Length: 9\r\n\r\n1", 1)]:
+        assert web.raw(cut_off, half_close=True).startswith(b"HTTP/1.1 400 ")
+        assert counted(web.state) == number
+
+
+def json_post(body: bytes, fields: bytes = b"", media_type: bytes = JSON_TYPE) -> bytes:
+    return POST + media_type + fields + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def get(query: bytes) -> bytes:
+    return b"GET /?" + query + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+# For each row of the other table, requests that it speaks of, and what they are answered.
+UNUSUAL_INPUT = {
+    "`1_000`": {
+        get(b"a=1_000&b=%203%20&c=1e3"): b"Sum: 2003.0",
+        json_post(b'{"a": "1_000", "b": " 3 ", "c": 1e3}'): b"Sum: 2003.0",
+        get(b"a=1,000&b=0x10"): b"Sum: 0",
+    },
+    "`+` in a query": {
+        get(b"a=1+2&b=1e+2"): b"Sum: 0",
+        get(b"a=+1&b=%2B1&c=1e%2B2"): b"Sum: 102.0",
+        json_post(b'{"a": 1e+2, "b": "+1"}'): b"Sum: 101.0",
+    },
+    "a sum past": {get(b"a=1e308&b=1e308"): b"Sum: inf", get(b"a=-1e308&b=-1e308"): b"Sum: -inf"},
+    "a byte order mark": {json_post(b'\xef\xbb\xbf{"a": 3}'): b"Sum: 3.0"},
+    "a `charset`": {json_post(b'{"a": 3}', media_type=JSON_TYPE[:-2] + b"; charset=utf-16; a=b\r\n"): b"Sum: 3.0"},
+    "a body with `GET`": {
+        b"GET /?a=3 HTTP/1.1\r\n" + HOST + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nx\xff": b"Sum: 3.0",
+        b"GET /?a=3 HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n": b"Sum: 3.0",
+    },
+    "extensions of chunks": {
+        POST + JSON_TYPE + b"Transfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nHost: y\r\n\r\n": b"Sum: 0",
+    },
+    "`Content-Length: 2, 2`": {
+        POST + JSON_TYPE + b"Content-Length: 2, 2\r\n\r\n{}": b"Sum: 0",
+        json_post(b"{}", b"Content-Length: 2\r\n"): b"Sum: 0",
+    },
+    "one empty line": {b"\r\n" + get(b"a=3"): b"Sum: 3.0"},
+    "in HTTP/1.0, no `Host`": {b"GET /?a=3 HTTP/1.0\r\n" + KEEP_ALIVE + b"\r\n": b"Sum: 3.0"},
+    "in HTTP/1.0, `Expect`": {b"GET /?a=3 HTTP/1.0\r\n" + KEEP_ALIVE + b"Expect: tea\r\n\r\n": b"Sum: 3.0"},
+}
+
+
+def test_unusual_input_is_answered_as_the_other_table_says(server):
+    web = server()
+    rows = tables()["unusual input"]
+    assert len(rows) == len(UNUSUAL_INPUT)
+    for (condition, _), (start, requests) in zip(rows, UNUSUAL_INPUT.items()):
+        assert condition.startswith(start)
+        for request, text in requests.items():
+            last = b"GET /last HTTP/1.0\r\n\r\n"
+            first, second = re.findall(rb"\r\n\r\n(Sum: [-.a-z0-9]+?)(?=HTTP/|$)", web.raw(request + last))
+            assert (first, second) == (text, b"Sum: 0"), request
 
 
 def unit_text() -> str:
