@@ -153,13 +153,14 @@ REGISTERED_METHOD = (
 
 # RFC 3986 §3.2     uri-host [ ":" port ]; the host may be empty. check_host() reads what is in brackets.
 REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
-AUTHORITY = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + r")(?::[0-9]*)?"
+HOST = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + ")"
+AUTHORITY = HOST + "(?::[0-9]*)?"
 
 # RFC 9112 §3.2     method SP request-target in the other three forms: absolute-form, asterisk-form, authority-form;
-#                   the last two go with one method each, and none allows an empty host (RFC 9110 §4.2.1)
-HOST_AND_PORT = "(?=[^/?:])" + AUTHORITY
-ABSOLUTE_FORM = rf"[A-Za-z][A-Za-z0-9+\-.]*://{HOST_AND_PORT}(?:[/?].*)?"
-OTHER_TARGET = rf".+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT {HOST_AND_PORT}"
+#                   the last two go with one method each, and none allows an empty host (RFC 9110 §4.2.1); CONNECT
+#                   takes no other form, and a port always (RFC 9110 §9.3.6)
+ABSOLUTE_FORM = rf"[A-Za-z][A-Za-z0-9+\-.]*://(?=[^/?:]){AUTHORITY}(?:[/?].*)?"
+OTHER_TARGET = rf"(?!CONNECT ).+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT (?=[^:]){HOST}:[0-9]+"
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
 VERSION = r"HTTP/([0-9])\.([0-9])"
@@ -263,6 +264,8 @@ def take_head(buffer: bytes) -> Optional[Head]:
             refuse_fragment(method)
             raise RequestError(400, "The method is not a token.") from None
         name = method.decode()
+        if name == "CONNECT":
+            check_other_target(method, target)
     section, end, rest = behind.partition(HEAD_END)
     fields = known_sections.get(section) if end else None
     if not fields:
@@ -274,9 +277,16 @@ def take_head(buffer: bytes) -> Optional[Head]:
         fields = read_section(section, whole=bool(end))
     if target.translate(VISIBLE) != target:
         raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
-    if target[:1] != b"/" and not is_other_target(method + b" " + target):
-        raise RequestError(400, "The request-target is not a path or an absolute URI.")
+    if target[:1] != b"/":
+        check_other_target(method, target)
     return (name, target.partition(b"?")[2], fields, rest) if fields else None
+
+
+def check_other_target(method: bytes, target: bytes) -> None:
+    """Raise RequestError unless a request-target has one of the forms that its method allows (RFC 9112 §3.2)."""
+    if not is_other_target(method + b" " + target):
+        form = "host:port" if method == b"CONNECT" else "a path or an absolute URI"
+        raise RequestError(400, f"The request-target is not {form}.")
 
 
 def refuse_long(head: bytes) -> None:
