@@ -144,13 +144,6 @@ QUOTED_STRING = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\x
 PARAMETER = rf"{TOKEN}=(?:{TOKEN}|{QUOTED_STRING})"
 MEDIA_TYPE = rf"({TOKEN}/{TOKEN})(?:{OWS};(?:{OWS}{PARAMETER})?)*"
 
-# RFC 9110 §18.2    IANA's HTTP Method Registry, up to RFC 10008
-REGISTERED_METHOD = (
-    r"\*|ACL|BASELINE-CONTROL|BIND|CHECKIN|CHECKOUT|CONNECT|COPY|DELETE|GET|HEAD|LABEL|LINK|LOCK|MERGE|MKACTIVITY|"
-    r"MKCALENDAR|MKCOL|MKREDIRECTREF|MKWORKSPACE|MOVE|OPTIONS|ORDERPATCH|PATCH|POST|PRI|PROPFIND|PROPPATCH|PUT|QUERY|"
-    r"REBIND|REPORT|SEARCH|TRACE|UNBIND|UNCHECKOUT|UNLINK|UNLOCK|UPDATE|UPDATEREDIRECTREF|VERSION-CONTROL"
-)
-
 # RFC 3986 §3.2     uri-host [ ":" port ]; the host may be empty. check_host() reads what is in brackets.
 REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
 HOST = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + ")"
@@ -175,8 +168,7 @@ def matcher(grammar: str) -> Callable[[bytes], Optional[re.Match[bytes]]]:
     return re.compile(grammar.encode()).fullmatch
 
 
-is_method, is_registered_method, is_field_line = map(matcher, (TOKEN, REGISTERED_METHOD, FIELD_LINE))
-is_host, is_decimal = map(matcher, (AUTHORITY, "[0-9]+"))
+is_method, is_field_line, is_host, is_decimal = map(matcher, (TOKEN, FIELD_LINE, AUTHORITY, "[0-9]+"))
 is_other_target, match_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
 is_trailer_line = matcher(FIELD_LINE + "\r\n")
 match_chunk_start = re.compile(CHUNK_START.encode()).match  # in its place: a copy of each would be slow
@@ -206,6 +198,12 @@ CLOSE = "\r\nConnection: close\r\n\r\n"
 
 CHUNKED = -1  # as a body's length: unknown before its last chunk
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST")}
+METHOD_REGISTRY = """
+* ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR
+MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH
+TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
+"""  # IANA's (RFC 9110 §18.2), up to RFC 10008
+REGISTERED_METHODS = frozenset(METHOD_REGISTRY.split())
 CONTINUE = b"100-continue"
 IDENTITY = b"identity"
 FIELDS_READ = {
@@ -217,7 +215,8 @@ FIELDS_READ = {
 #   str    the end of the reply's head: KEEP_ALIVE, KEEP_ALIVE_1_0 or CLOSE
 #   int    the body's length in octets, or CHUNKED
 #   bytes  the expectation in lower case, or empty
-#   tuple  the data type of the content, in lower case (RFC 9110 §8.1): media type without parameters, content codings
+#   tuple  the data type of the content, in lower case (RFC 9110 §8.1): the media type without parameters, and the
+#          content codings; each may be empty
 DataType = tuple[bytes, bytes]
 Fields = tuple[str, int, bytes, DataType]
 
@@ -370,7 +369,8 @@ def interpret_fields(relevant_section: bytes) -> Fields:
     expectation = b"" if http_1_0 else b", ".join({*list_members(values.get(b"expect", b""))})  # RFC 9110 §10.1.1
     media_type = match_media_type(values.get(b"content-type", b""))
     codings = b", ".join(list_members(values.get(b"content-encoding", b"")))
-    return persistence, length, expectation, (media_type[1] if media_type else b"", codings)
+    data_type = (media_type[1] if media_type else b"", b"" if codings == IDENTITY else codings)
+    return persistence, length, expectation, data_type
 
 
 def list_members(value: bytes) -> list[bytes]:
@@ -643,6 +643,7 @@ def reply_starts(seconds: float) -> dict[int, str]:
 REQUEST, HEAD, BODY, TURN, LINGER = "request", "head", "body", "turn", "linger"
 
 
+JSON_TYPE = b"application/json", b""  # what do_POST reads; its parameters mean nothing (RFC 8259 §11)
 EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
 
 
@@ -758,28 +759,29 @@ class SumHandler(BaseHTTPRequestHandler):
 
     def do_POST(self, data_type: DataType, body: bytes) -> str:
         """Answer with the sum of the numbers in a JSON object."""
-        self.check_data_type(*data_type)
+        if data_type != JSON_TYPE:
+            self.refuse_data_type(*data_type)
         return sum_text(json_values(body))
 
     def do_large_POST(self, data_type: DataType, body: bytes) -> Generator[bytes, bytes, str]:
         """do_POST() in turns."""
-        self.check_data_type(*data_type)
+        if data_type != JSON_TYPE:
+            self.refuse_data_type(*data_type)
         self.awaits = TURN
         try:
             return (yield from sum_json_in_turns(body))
         finally:
             self.awaits = REQUEST
 
-    def check_data_type(self, media_type: bytes, codings: bytes) -> None:
-        """Raise RequestError unless the content is JSON as it stands; that type has no parameters (RFC 8259 §11)."""
-        if codings not in (b"", IDENTITY):
+    def refuse_data_type(self, media_type: bytes, codings: bytes) -> NoReturn:
+        """Refuse a content for its coding or, if it has none, for its media type."""
+        if codings:
             raise RequestError(415, "The only content coding that this server reads is identity.")
-        if media_type != b"application/json":
-            raise RequestError(400, EXPECTED_JSON)
+        raise RequestError(400, EXPECTED_JSON)
 
     def do_other(self, method: str) -> NoReturn:
         """Refuse a method: as not allowed if it is registered, as unknown if not (RFC 9110 §9.1)."""
-        status = 405 if is_registered_method(method.encode()) else 501
+        status = 405 if method in REGISTERED_METHODS else 501
         raise RequestError(status, "The methods of this server are GET, HEAD and POST.")
 
 
