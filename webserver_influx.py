@@ -99,6 +99,9 @@ LOCK_SECONDS = 3.0  # at a start, for the workers of a killed program to let go 
 LAST_WORDS_SECONDS = 0.2  # at shutdown, for a client to take its last reply
 DELIVERY_SECONDS = 5.0  # at shutdown, for the last points
 INFLUXDB_SECONDS = 5.0  # for InfluxDB to accept a connection, and to send each part of an answer
+EXCHANGE_SECONDS = 10.0  # for all of a request to InfluxDB and its answer, the look-up of its name included
+ANSWER_BYTES = 1024 * 1024  # read of an answer; one that quotes a batch which it cannot parse has 100 kB
+RETRY_SECONDS = 1.0  # until a failed delivery is tried again; twice as long each time, up to the interval
 BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
 CELLS = 255  # of the counter file, one for each serving thread of every worker
 RESPAWN_SECONDS = 1.0  # between two starts of one worker
@@ -111,8 +114,8 @@ class StartError(Exception):
 
 
 def one_line(text: object) -> str:
-    """The beginning of what `str()` makes of it, in one line."""
-    return " ".join(str(text).split())[:300]
+    """The beginning of what `str()` makes of it, in one line, without what a terminal would take for an order."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", " ".join(str(text).split())[:300])
 
 
 def uri_host(host: str) -> str:
@@ -1108,8 +1111,26 @@ def parse_dsn(dsn: str) -> Destination:
     return Destination(host, port or 8086, username, password, database or DATABASE, parts.scheme.startswith("https"))
 
 
+class Answer(Exception):
+    """An answer to InfluxDB's client that is not the one hoped for, in one line."""
+
+    def __init__(self, response: Any, error: str, text: str) -> None:
+        """response is one of requests; error is what InfluxDB says, text what anybody else does."""
+        target = response.headers.get("Location", "")
+        says = filter(None, (one_line(response.reason), error or text, target and f"see {one_line(target)}"))
+        super().__init__(f"{response.status_code} {': '.join(says)}".strip())
+        self.status, self.error = response.status_code, error
+        after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is not heeded
+        self.retry_after = float(after) if re.fullmatch("[0-9]{1,9}", after) else 0.0
+
+
 class Trouble(Exception):
-    """InfluxDB does not take points now; one line that says why and what a person can do. The points are kept."""
+    """InfluxDB does not take points now; one line that says why. The points are kept."""
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        """retry_after is in seconds."""
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 class Rejected(Exception):
@@ -1121,20 +1142,33 @@ class Rejected(Exception):
 
 
 class InfluxDB:
-    """The database that the points go to, through an `InfluxDBClient` whose every wait is bounded."""
+    """The database that the points go to, through an `InfluxDBClient`.
+
+    Each exchange has a connection of its own: with one a minute, a kept one is what a firewall forgets in between.
+    """
+
+    # What is wrong with points, as InfluxDB 1.8 begins to say it. Any other fault may pass, whatever its status is: a
+    # full disk and a limit are 400s as well.
+    FINAL = re.compile("(?:partial write: )?(?:points beyond retention policy|field type conflict|unable to parse)")
 
     def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
         """tags are those of each point, beside `request=GETs_per_minute`."""
         self.destination = destination
+        self.where = f"InfluxDB at {uri_host(destination.host)}:{destination.port}"
         self.tags = {"request": "GETs_per_minute", **tags}
-        self.client: Any = None
+        self.has_database = False  # as far as is known
+        self.exchanging = threading.Thread()
 
     def connect(self) -> None:
-        """Make a client, if there is none that works, and the database, if it is missing. Raises Trouble."""
+        """Create the database, which changes nothing if it exists, unless it is known to be there. Raises Trouble."""
+        if self.has_database:
+            return
         try:
-            self.client = self.client or self.make_client()
-        except Exception as error:  # those of influxdb, requests and urllib3 have no base in common
-            raise Trouble(str(self.explain(error))) from error
+            self.exchange(lambda client: client.create_database(self.destination.database))
+        except Answer as answer:
+            if answer.status != 403:  # only an administrator may, even if the database is there
+                raise self.explain(answer) from None
+        self.has_database = True
 
     def write(self, points: list[Point]) -> None:
         """Write points. Raises Trouble, Rejected.
@@ -1147,24 +1181,66 @@ class InfluxDB:
             for time, number in points
         ]
         try:
-            self.client.write_points(rows, time_precision="n")
-        except Exception as error:
-            problem = self.explain(error)
-            if isinstance(problem, Trouble):
-                self.client = None
-            raise problem from error
+            self.exchange(lambda client: client.write_points(rows, time_precision="n"))
+        except Answer as answer:
+            if answer.status == 404:
+                self.has_database = False
+            if answer.status == 413 and len(points) > 1:
+                raise Rejected(str(answer)) from None
+            if answer.status == 400 and self.FINAL.match(answer.error):
+                dropped = re.search(r"\bdropped=([0-9]+)$", answer.error)
+                raise Rejected(answer.error, int(dropped[1]) if dropped else None) from None
+            raise self.explain(answer) from None
+
+    def exchange(self, ask: Callable[[Any], object]) -> None:
+        """Ask InfluxDB something through a client. Raises Answer, Trouble.
+
+        It happens in a thread of its own, which after EXCHANGE_SECONDS is left to itself: neither the system's look-up
+        of a name nor an answer that comes byte by byte ends by any time-out. Until that thread has ended there is no
+        second one.
+        """
+        late = Trouble(f"{self.where} has not finished an answer in {EXCHANGE_SECONDS:.0f} s")
+        if self.exchanging.is_alive():
+            raise late
+        failure: Optional[BaseException] = RuntimeError("the exchange broke off")
+
+        def run() -> None:
+            nonlocal failure
+            try:
+                with client:
+                    ask(client)
+                failure = None
+            except BaseException as error:  # SystemExit, too, which is no library's to raise
+                failure = error
+
+        try:
+            client = self.make_client()
+            self.exchanging = threading.Thread(target=run, name="influxdb", daemon=True)
+            self.exchanging.start()
+        except ModuleNotFoundError as error:
+            install = f"{sys.executable} -m pip install -r requirements.txt"
+            raise Trouble(f"InfluxDB gets nothing: {error}; “{install}” installs what is missing") from None
+        except BaseException as error:  # a broken package may raise anything when it is imported
+            raise Trouble(f"InfluxDB gets nothing: {one_line(repr(error))}") from error
+        self.exchanging.join(EXCHANGE_SECONDS)
+        if self.exchanging.is_alive():
+            raise late
+        if isinstance(failure, Answer):
+            raise failure
+        if failure:
+            raise self.explain_failure(failure) from failure
 
     def make_client(self) -> Any:
-        """Make a client and try it by creating the database, which changes nothing if it exists."""
+        """Make a client, which connects when it is asked something."""
         # Imported here because it takes 0.2 s and 20 MB, for which no request has to wait.
         import requests
         from influxdb import InfluxDBClient
-        from influxdb.exceptions import InfluxDBClientError
 
         to = self.destination
         session = requests.Session()
         session.trust_env = not is_loopback(to.host)  # HTTP_PROXY would divert even localhost
-        client = InfluxDBClient(
+        session.hooks["response"].append(check_answer)
+        return InfluxDBClient(
             host=uri_host(to.host),
             port=to.port,
             username=to.username.encode(),
@@ -1173,53 +1249,84 @@ class InfluxDB:
             ssl=to.tls,
             verify_ssl=True,
             timeout=INFLUXDB_SECONDS,
-            retries=1,  # one try; the next round makes the second
+            retries=1,  # one try; the reporter makes the second
             session=session,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},  # so that every answer is a text
         )
-        try:
-            client.create_database(to.database)
-        except InfluxDBClientError as error:
-            if error.code != 403:  # only an administrator may, even if the database is there
-                raise
-        return client
 
-    def explain(self, error: Exception) -> Exception:
-        """Turn what a client raised into Trouble or Rejected (InfluxDB 1.8, "InfluxDB API reference")."""
-        if isinstance(error, ImportError):
-            install = f"{sys.executable} -m pip install -r requirements.txt"
-            return Trouble(f"InfluxDB gets nothing: {error}; “{install}” installs what is missing")
+    def explain(self, answer: Answer) -> Trouble:
+        """What was answered, and, where InfluxDB's own words leave no doubt, what a person can do."""
+        to, remedy = self.destination, ""
+        if answer.status == 401 and answer.error == "authorization failed":
+            remedy = f"; give user {to.username} and the right password in {DSN_VARIABLE} or with --influx"
+        elif answer.status == 403 and "user is not authorized to write to database" in answer.error:
+            remedy = f'; an administrator can: GRANT ALL ON "{to.database}" TO "{to.username}"'
+        elif answer.status == 404 and answer.error.startswith("database not found"):
+            remedy = f'; an administrator can: CREATE DATABASE "{to.database}"'
+        elif answer.status < 400 and not answer.error:
+            remedy = ", which is no answer of InfluxDB"
+        return Trouble(f"{self.where} answers {answer}{remedy}", answer.retry_after)
+
+    def explain_failure(self, error: BaseException) -> Trouble:
+        """Why there is no answer; with advice, where the system's own words leave no doubt."""
         import requests
-        from influxdb.exceptions import InfluxDBClientError, InfluxDBServerError
 
-        to = self.destination
-        where = f"InfluxDB at {uri_host(to.host)}:{to.port}"
-        if isinstance(error, requests.exceptions.Timeout):
-            return Trouble(f"{where} does not answer within {INFLUXDB_SECONDS:.0f} s; see whether influxd is well")
-        if isinstance(error, requests.exceptions.SSLError):
-            reason = "has no certificate that this machine trusts for that name, or speaks no TLS"
-            return Trouble(f"{where} {reason}; where it speaks none, the address begins with influxdb://")
-        if isinstance(error, requests.exceptions.ConnectionError):
-            return Trouble(f"{where} cannot be reached; start influxd, or give another address with --influx")
-        if isinstance(error, InfluxDBServerError):
-            error = InfluxDBClientError(*error.args, 500)  # it decodes the bytes
-        if not isinstance(error, InfluxDBClientError):
-            return Trouble(f"{where} cannot be used: {type(error).__name__}: {one_line(error)}")
-        message = error_message(error.content)
-        if error.code == 500:
-            return Trouble(f"{where} has an error of its own: {message or one_line(error.content)}")
-        if message and error.code in (400, 413):
-            dropped = re.search(r"\bdropped=([0-9]+)", message)
-            return Rejected(message, int(dropped[1]) if dropped else None)
-        reason = f"{error.code or ''} {message or one_line(error.content)}".strip()
-        if error.code == 401:
-            remedy = f"give the right one in {DSN_VARIABLE} or with --influx"
-            return Trouble(f"{where} does not know user {to.username} by this password ({reason}); {remedy}")
-        if error.code == 403:
-            remedy = f'CREATE DATABASE "{to.database}", GRANT ALL ON "{to.database}" TO "{to.username}"'
-            return Trouble(f"{where} does not let user {to.username} write ({reason}); an administrator can: {remedy}")
-        if error.code == 404:
-            return Trouble(f'{where} has no database ({reason}); an administrator can: CREATE DATABASE "{to.database}"')
-        return Trouble(f"{where} refuses ({reason}); see whether another program has that port")
+        cause = innermost(error)
+        reason = one_line(getattr(cause, "strerror", None) or cause)
+        if isinstance(cause, (TimeoutError, socket.timeout)):
+            return Trouble(f"{self.where} does not answer within {INFLUXDB_SECONDS:.0f} s")
+        if isinstance(error, requests.exceptions.ProxyError):
+            return Trouble(f"{self.where} cannot be reached through the proxy that the environment names: {reason}")
+        if isinstance(cause, ConnectionRefusedError):
+            remedy = "start influxd, or give another address with --influx"
+            return Trouble(f"{self.where} cannot be reached: {reason}; {remedy}")
+        if getattr(cause, "reason", "") == "WRONG_VERSION_NUMBER":
+            return Trouble(f"{self.where} does not speak TLS; the address of one that does not begins with influxdb://")
+        if isinstance(cause, OSError):
+            return Trouble(f"{self.where} cannot be reached: {reason}")
+        return Trouble(f"{self.where} cannot be used: {one_line(repr(cause))}")
+
+
+def check_answer(response: Any, **_: Any) -> None:
+    """Read an answer to InfluxDB's client up to ANSWER_BYTES; raise Answer unless it says that all went well.
+
+    That is 204 for a write, and for a query 200 with JSON in which no error is (InfluxDB 1.8, "InfluxDB API
+    reference"). So no redirection is followed, which would turn a POST into a GET (RFC 9110 §15.4.2).
+    """
+    with response:
+        content = response.raw.read(ANSWER_BYTES)
+    response.raw = BytesIO(content)  # where the client reads it
+    errors = errors_in(content)
+    if response.request.path_url.startswith("/query"):
+        is_well = response.status_code == 200 and errors == []
+    else:
+        is_well = response.status_code == 204
+    if not is_well:
+        raise Answer(response, errors[0] if errors else "", words_in(content))
+
+
+def errors_in(content: bytes) -> Optional[list[str]]:
+    """The messages in InfluxDB's JSON, `{"error": "…"}` or `{"results": [{"error": "…"}]}`; None if it is no such."""
+    try:
+        document = json.loads(content)
+        parts = (document, *document.get("results", []))
+        return [one_line(part["error"]) for part in parts if "error" in part]
+    except (ValueError, AttributeError, TypeError):
+        return None
+
+
+def words_in(content: bytes) -> str:
+    """What a text says, in one line; of HTML, the title."""
+    text = content.decode(errors="replace")
+    title = re.search("(?is)<title[^>]*>(.*?)</title", text)
+    return one_line(title[1] if title else text)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error that this one began with: what the system or the other side said, before anybody reworded it."""
+    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        error = inner
+    return error
 
 
 def is_loopback(host: str) -> bool:
@@ -1228,14 +1335,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def error_message(content: str) -> str:
-    """The message in an answer of InfluxDB, `{"error": "…"}`; empty if it is none."""
-    try:
-        return one_line(json.loads(content)["error"])
-    except (ValueError, TypeError, KeyError):
-        return ""
 
 
 # --------------------------------------------------------------------------------------------- Reporter
@@ -1341,10 +1440,12 @@ class Reporter(threading.Thread):
             self.influxdb.write(points)
         except Rejected as rejection:
             reason = str(rejection)
-            if len(points) == 1 or rejection.dropped == len(points):
+            if len(points) == 1 and rejection.dropped == 0:
+                self.outbox.remove(points)
+            elif len(points) == 1 or rejection.dropped == len(points):
                 self.outbox.set_aside(points, reason)
                 self.rejected += len(points)
-                if reason != self.rejection:
+                if essence(reason) != essence(self.rejection):
                     place = f"table rejected of {self.outbox.display_name}"
                     log.warning("InfluxDB rejects points, now kept in %s: %s", place, reason)
                 self.rejection = reason
@@ -1357,11 +1458,16 @@ class Reporter(threading.Thread):
 
     def log_trouble(self, trouble: str) -> bool:
         """Log what is wrong, unless it was the last thing logged."""
-        changed = trouble != self.trouble
+        changed = essence(trouble) != essence(self.trouble)
         if changed:
             log.warning("%s", trouble)
         self.trouble = trouble
         return changed
+
+
+def essence(message: str) -> str:
+    """A message without words that hold a digit, as numbers, times and identifiers do: the same fault has others."""
+    return re.sub(r"\S*\d\S*", "", message)
 
 
 # ================================================================================= Part III: the program
