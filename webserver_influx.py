@@ -1354,11 +1354,16 @@ class Reporter(threading.Thread):
         self.recorded = monotonic()  # when the running interval began
         self.trouble = self.rejection = ""  # what was logged last
         self.rejected = 0  # points, since the last was recorded
+        self.pause = 0.0  # seconds from the last failure in a row to the next try; 0 if the last delivery did not fail
+        self.retry = inf  # when that try is due (monotonic seconds)
 
     def run(self) -> None:
         beat = monotonic() + self.interval
         self.attempt(self.deliver, beat)
-        while not self.stopping.wait(beat - monotonic()):
+        while not self.stopping.wait(min(beat, self.retry) - monotonic()):
+            if self.retry < beat:
+                self.attempt(self.deliver, beat)
+                continue
             missed = max(0.0, monotonic() - beat) // self.interval
             beat += self.interval * (1 + missed)  # on the old schedule, without the beats that were missed
             self.attempt(self.report, partial(self.deliver, beat))
@@ -1376,21 +1381,24 @@ class Reporter(threading.Thread):
         self.join(DELIVERY_SECONDS)
 
     def attempt(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something, and log what goes wrong."""
+        """Do something, and log what goes wrong, whatever that is."""
         try:
             action(*arguments)
-        except sqlite3.Error as error:
-            if self.stopping.is_set() and isinstance(error, sqlite3.ProgrammingError):
-                log.debug("The program did not wait any longer: its outbox is closed")
-                return
-            where = self.outbox.display_name
+        except BaseException as error:
+            with contextlib.suppress(BaseException):  # there may be no memory to log it
+                self.log_failure(error)
+
+    def log_failure(self, error: BaseException) -> None:
+        """Log what went wrong in a round, from which the next one need not suffer."""
+        where = self.outbox.display_name
+        if self.stopping.is_set() and isinstance(error, sqlite3.ProgrammingError):
+            log.debug("The program did not wait any longer: its outbox is closed")
+        elif isinstance(error, sqlite3.Error):
             self.log_trouble(f"{where} cannot be used ({error}); requests are still answered and counted")
-        except OSError as error:
-            where = self.outbox.display_name
-            self.log_trouble(f"The system lets no points be delivered ({error}). They wait in {where}.")
-        except Exception as error:
-            if self.log_trouble(f"A bug in this server: {error!r}"):
-                log.exception("It came from here:")
+        elif isinstance(error, (OSError, MemoryError)):
+            self.log_trouble(f"The system lets no points be delivered ({one_line(repr(error))}); they wait in {where}")
+        elif self.log_trouble(f"A bug in this server: {error!r}"):
+            log.error("It came from here:", exc_info=error)
 
     def report(self, deliver: Callable[[], None]) -> None:
         """Record a point, deliver it, and tell how many requests there were and what became of the point."""
@@ -1407,24 +1415,35 @@ class Reporter(threading.Thread):
         return number, seconds
 
     def deliver(self, until: float) -> None:
-        """Send what waits, oldest first, until nothing does, InfluxDB is in trouble, or until (monotonic seconds)."""
+        """Send what waits, oldest first, until nothing does, InfluxDB is in trouble, or until (monotonic seconds).
+
+        A failure is soon tried again, then more and more rarely; but not if that might end after until, when the next
+        point is due.
+        """
+        begin = monotonic()
+        self.pause = min(max(RETRY_SECONDS, 2 * self.pause), self.interval)
         try:
             self.influxdb.connect()
-            while points := self.outbox.oldest(BATCH_POINTS):
-                if monotonic() >= until:
-                    return
+            while (points := self.outbox.oldest(BATCH_POINTS)) and monotonic() < until:
                 self.send(points)
+            self.pause = 0.0
+            if self.trouble and not points:
+                log.info("All is well again: InfluxDB takes points")
+                self.trouble = ""
         except Trouble as trouble:
-            self.log_trouble(f"{trouble}. Points wait in {self.outbox.display_name}.")
-        else:
-            if self.trouble:
-                log.info("All is well again: InfluxDB takes points.")
-            self.trouble = ""
+            self.log_trouble(f"{trouble}; points wait in {self.outbox.display_name}")
+            self.pause = max(self.pause, trouble.retry_after)
+        finally:
+            end = monotonic()
+            retry = end + self.pause
+            self.retry = retry if self.pause and retry + (end - begin) <= until else inf
 
     def tell(self, number: int, seconds: float) -> None:
         """Log how many requests came in how many seconds, and where their point is."""
         waiting, where = self.outbox.waiting(), self.outbox.display_name
+        level = logging.INFO
         if waiting and self.stopping.is_set() and self.outbox.path == ":memory:":
+            level = logging.WARNING
             fate = f"points lost, as they were in memory only: {waiting}"
         elif waiting:
             fate = f"points waiting in {where}: {waiting}"
@@ -1432,10 +1451,15 @@ class Reporter(threading.Thread):
             fate = f"points that InfluxDB rejected: {self.rejected}"
         else:
             fate = "delivered to InfluxDB"
-        log.info("%d requests in %.0f s, %.1f per second; %s", number, seconds, number / max(seconds, 0.001), fate)
+        rate = number / max(seconds, 0.001)
+        log.log(level, "%d requests in %.0f s, %.1f per second; %s", number, seconds, rate, fate)
 
     def send(self, points: list[Point]) -> None:
-        """Send consecutive points; halve what is rejected, until the points that are at fault stand alone."""
+        """Send consecutive points; halve what is rejected, until the points that are at fault stand alone.
+
+        Not even "dropped=0" says that all of a batch was stored: it goes with what could not be parsed, too, and points
+        of several shards share one answer, which tells of one.
+        """
         try:
             self.influxdb.write(points)
         except Rejected as rejection:

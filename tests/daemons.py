@@ -297,6 +297,18 @@ class Influxd(Daemon):
     def answers(self) -> bool:
         return self.request("GET", "/ping")[0] == 204
 
+    def start_configured(self, section: str, line: str) -> None:
+        """Start it with this line, too, in its configuration; or, if it is there, without it."""
+        path = self.folder / "influxdb.conf"
+        text = path.read_text(encoding="utf-8")
+        old, new = f"[{section}]\n", f"[{section}]\n  {line}\n"
+        old, new = (new, old) if new in text else (old, new)
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        if self.running:
+            self.stop()
+        self.start()
+
     def create_users(self) -> None:
         name, password = self.USER
         self.query(f"CREATE USER {self.ADMIN[0]} WITH PASSWORD '{self.ADMIN[1]}' WITH ALL PRIVILEGES")
@@ -394,7 +406,7 @@ PASSWORD = "s3cret-word"  # for tests that need one; no server may ever print it
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) \S.*")
 ACCESS_LINE = re.compile(r'\S+ - - \[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d[^\]]*\] "[^"]*" \d{3} \d+')
-REPORT_LINE = re.compile(r"\S+ \S+ INFO (\d+) requests in \d+ s, \d+\.\d per second; (.+)")
+REPORT_LINE = re.compile(r"\S+ \S+ (?:INFO|WARNING) (\d+) requests in \d+ s, \d+\.\d per second; (.+)")
 
 
 class Server(Daemon):

@@ -6,7 +6,10 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +42,19 @@ PACKAGES = {
     "systemd-analyze": "systemd",
     "victoria-metrics": "victoria-metrics",
 }
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    """Let a file system in memory, of this size, be at a folder, which is made. Without the right to, skip."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a tmpfs: that takes Linux, and root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def installed(command: str) -> str:

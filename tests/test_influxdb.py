@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from books import SECOND, add_waiting, ask, counted, rejected, waiting
 from daemons import Influxd, InfluxError, Server, wait_until
-from needs import posix
+from needs import posix, small_disk
 from proxy import Fate, Proxy
 
 DAY = 86_400 * SECOND
@@ -351,7 +351,7 @@ def test_an_error_of_influxdb_itself_is_one_line_in_its_own_words(server, conten
         make_requests(web, 2)
         wait_until(lambda: len(waiting(web.state)) >= 3)
         (line,) = warnings_of(web)
-        assert f"InfluxDB at 127.0.0.1:{ill.server_port} has an error of its own: a shard is ill. Points wait" in line
+        assert f"127.0.0.1:{ill.server_port} answers 503 Service Unavailable: a shard is ill; points wait in" in line
         assert web.stop() == 0
         ill.shutdown()
 
@@ -359,7 +359,7 @@ def test_an_error_of_influxdb_itself_is_one_line_in_its_own_words(server, conten
 def test_without_the_influxdb_package_the_server_serves_on_and_says_what_to_install(server, tmp_path):
     shadow = tmp_path / "shadow"
     shadow.mkdir()
-    (shadow / "influxdb.py").write_text("raise ImportError(\"No module named 'influxdb'\")\n")
+    (shadow / "influxdb.py").write_text("raise ModuleNotFoundError(\"No module named 'influxdb'\")\n")
     web = server("--interval", "0.2", env={"PYTHONPATH": str(shadow)})
     make_requests(web, 2)
     wait_until(lambda: len(waiting(web.state)) >= 3)
@@ -368,6 +368,133 @@ def test_without_the_influxdb_package_the_server_serves_on_and_says_what_to_inst
     assert "pip install" in line
     assert web.stop() == 0
     assert sum(number for _, number in waiting(web.state)) == 2
+
+
+BROKEN_PACKAGES = {
+    "import half-way": ("from json import no_such_name", "ImportError"),
+    "exit at import": ("import sys; sys.exit(3)", "SystemExit(3)"),
+    "no client": ("", "cannot import name 'InfluxDBClient'"),
+    "a client that cannot be made": (
+        "class InfluxDBClient:\n  def __init__(self, **_): raise MemoryError",
+        "MemoryError()",
+    ),
+    "a client that exits": (
+        "class InfluxDBClient:\n"
+        "  def __init__(self, **_): pass\n"
+        "  def __enter__(self): raise SystemExit(4)\n"
+        "  def __exit__(self, *_): pass",
+        "SystemExit(4)",
+    ),
+}
+
+
+def test_a_broken_influxdb_package_ends_neither_the_server_nor_its_reports(server, tmp_path):
+    webs = []
+    for number, (source, _) in enumerate(BROKEN_PACKAGES.values()):
+        shadow = tmp_path / f"shadow-{number}"
+        shadow.mkdir()
+        (shadow / "influxdb.py").write_text(source)
+        webs.append(server("--interval", "0.2", env={"PYTHONPATH": str(shadow)}))
+    for web, (_, reason) in zip(webs, BROKEN_PACKAGES.values()):
+        wait_until(lambda web=web: len(waiting(web.state)) >= 3)
+        (line,) = warnings_of(web)
+        assert reason in line
+        assert "pip install" not in line
+        assert web.stop() == 0
+
+
+# --- faults that pass
+
+
+def make_points_wait(web: Server, *numbers: int) -> None:
+    """A point of each number of requests, the last a minute ago."""
+    first = time.time_ns() - len(numbers) * 60 * SECOND
+    add_waiting(web.state, [(first + at * 60 * SECOND, number) for at, number in enumerate(numbers)])
+
+
+def test_a_full_disk_of_influxdb_is_waited_for(server, influxd):
+    """Which it reports as 400 "partial write", as what can never be stored; and the rest of such a batch is lost."""
+    influx = influxd(start=False)
+    data = influx.folder / "influxdb-data" / "data"
+    with small_disk(data, "2m"):
+        influx.start()
+        now = time.time_ns()
+        influx.query("CREATE DATABASE math_server")
+        assert influx.write(f"requests,request=first requests_number=1i {now - 600 * SECOND}")[0] == 204
+        with (data / "fill").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        long = "x" * 5000  # so that the series takes a page of the disk
+        web = server("--interval", "0.3", "--tag", f"long={long}", "--influx", influx.dsn())
+        make_requests(web, 3)
+        wait_until(lambda: len(waiting(web.state)) >= 3)
+        (line,) = warnings_of(web)
+        assert re.search("400 Bad Request: partial write: .*no space left on device dropped=[1-9]", line)
+        assert rejected(web.state) == []
+        (data / "fill").unlink()
+        influx.restart()  # it does not try that disk again before
+        wait_until(lambda: sum(point["requests_number"] for point in influx.points() if point.get("long") == long) == 3)
+        wait_until(lambda: WELL in web.stderr_text())
+        assert web.stop() == 0
+        assert influx.stop() == 0
+    assert waiting(web.state) == rejected(web.state) == []
+
+
+def test_a_limit_of_series_is_waited_for(server, influxd):
+    influx = influxd(start=False)
+    influx.start_configured("data", "max-series-per-database = 1")
+    influx.query("CREATE DATABASE math_server")
+    assert influx.write("requests,request=other requests_number=1i")[0] == 204
+    web = server("--interval", "0.3", "--influx", influx.dsn())
+    make_requests(web, 3)
+    wait_until(lambda: len(waiting(web.state)) >= 3)
+    (line,) = warnings_of(web)
+    assert "max-series-per-database limit exceeded" in line
+    influx.start_configured("data", "max-series-per-database = 1")  # without
+    wait_until(lambda: influx.total() == 4)
+    assert rejected(web.state) == []
+
+
+def test_a_fault_that_passes_leaves_a_point_beyond_retention_waiting_with_the_others(stopped, influx):
+    """What is wrong with one point is found out when there is nothing else in the way."""
+    influx.query("ALTER RETENTION POLICY autogen ON math_server DURATION 2h SHARD DURATION 1h")
+    add_waiting(stopped.state, [(time.time_ns() - 20 * DAY, 21)])
+    make_points_wait(stopped, 22, 23)
+    influx.query("DROP MEASUREMENT requests")
+    influx.start_configured("data", "max-series-per-database = 1")
+    assert influx.write("requests,request=other requests_number=0i")[0] == 204
+    stopped.start()
+    wait_until(lambda: any("max-series-per-database" in line for line in warnings_of(stopped)))
+    assert [number for _, number in waiting(stopped.state)][:3] == [21, 22, 23]
+    influx.start_configured("data", "max-series-per-database = 1")  # without
+    wait_until(lambda: influx.total() == 45)
+    wait_until(lambda: not waiting(stopped.state))
+    assert [number for _, number, _ in rejected(stopped.state)] == [21]
+
+
+def test_a_retention_policy_that_is_missing_is_told_in_influxdbs_words_and_waited_for(server, influx):
+    influx.query("CREATE DATABASE math_server")
+    influx.query("DROP RETENTION POLICY autogen ON math_server")
+    web = server("--interval", "0.3", "--influx", influx.dsn())
+    make_requests(web, 3)
+    wait_until(lambda: len(waiting(web.state)) >= 3)
+    (line,) = warnings_of(web)
+    assert "answers 500 Internal Server Error: retention policy not found: autogen; points wait in" in line
+    influx.query("CREATE RETENTION POLICY autogen ON math_server DURATION INF REPLICATION 1 DEFAULT")
+    wait_until(lambda: influx.total() == 3)
+
+
+def test_influxdb_is_tried_again_soon_and_not_an_interval_later(server, influxd):
+    influx = influxd(start=False)
+    web = server("--interval", "3600", "--influx", influx.dsn())
+    make_requests(web, 3)
+    assert web.stop() == 0
+    web.start()
+    wait_until(lambda: len(warnings_of(web)) == 2)
+    influx.start()
+    wait_until(lambda: influx.total() == 3)
+    wait_until(lambda: WELL in web.stderr_text())
+    assert len(warnings_of(web)) == 2
 
 
 # --- what InfluxDB rejects
@@ -411,16 +538,27 @@ def test_points_beyond_retention_are_set_aside_and_do_not_block_those_behind(sto
     assert len(warnings_of(stopped)) == 1
 
 
+def test_a_point_that_cannot_be_parsed_is_set_aside_and_no_other(stopped, influx):
+    """InfluxDB says "dropped=0" of a batch that holds one."""
+    last = 2**63 - 1  # which is beyond its times, and so is not parsed
+    add_waiting(stopped.state, [(last, 33)])
+    make_points_wait(stopped, 31, 32)
+    stopped.start()
+    wait_until(lambda: influx.total() == 63)
+    wait_until(lambda: not waiting(stopped.state))
+    assert stopped.stop() == 0
+    assert [(when, number) for when, number, _ in rejected(stopped.state)] == [(last, 33)]
+    (line,) = warnings_of(stopped)
+    assert "unable to parse" in line
+
+
 def test_a_batch_that_is_too_large_is_split(server, influxd):
     influx = influxd(start=False)
-    configuration = influx.folder / "influxdb.conf"
-    text = configuration.read_text(encoding="utf-8")
-    configuration.write_text(text.replace("[http]\n", "[http]\n  max-body-size = 2000\n"), encoding="utf-8")
     web = server("--influx", influx.dsn())
     assert web.stop() == 0
     old = time.time_ns() - DAY
     add_waiting(web.state, [(old + step, step) for step in range(1, 501)])
-    influx.start()
+    influx.start_configured("http", "max-body-size = 2000")
     web.start()
     wait_until(lambda: not waiting(web.state))
     assert web.stop() == 0

@@ -58,7 +58,8 @@ def test_trouble_is_logged_once_for_each_change(reporter, influxdb, caplog):
         a_round(reporter)
     said = [record.getMessage() for record in caplog.records if "requests in" not in record.getMessage()]
     well = "All is well again: InfluxDB takes points"
-    assert [line.partition(".")[0] for line in said] == ["gone", "locked", well, "gone"]
+    assert [line.partition(";")[0] for line in said] == ["gone", "locked", well, "gone"]
+    assert all("; points wait in " in line for line in said if line != well)
 
 
 @pytest.mark.smoke
@@ -166,6 +167,77 @@ def test_only_the_points_at_fault_are_set_aside(outbox, since, reporter, influxd
     assert len(warnings_in(caplog)) == 1
 
 
+@pytest.mark.smoke
+def test_dropped_0_is_believed_of_a_point_that_stands_alone(outbox, since, reporter, influxdb, monkeypatch):
+    """It is stored then. Of a batch it says nothing about those that could not be parsed."""
+
+    def write(points):
+        sent.append(len(points))
+        raise Rejected("partial write: unable to parse dropped=0", 0)
+
+    sent: list[int] = []
+    monkeypatch.setattr(influxdb, "write", write)
+    for step in range(1, 4):
+        outbox.record(since + step)
+    reporter.deliver(float("inf"))
+    assert sent == [3, 1, 2, 1, 1]
+    assert outbox.waiting() == 0
+    assert outbox.database.execute("SELECT * FROM rejected").fetchall() == []
+
+
+@pytest.mark.smoke
+def test_a_fault_whose_message_holds_another_number_each_time_is_logged_once(reporter, influxdb, caplog):
+    for number in range(3):
+        influxdb.trouble = f"partial write: no space left on device dropped={number}"
+        a_round(reporter)
+    assert len(warnings_in(caplog)) == 1
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("where", ["connect", "write", "record", "oldest"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RecursionError(), SystemExit(1), KeyboardInterrupt(), OSError(28, "")]
+)
+def test_the_reporter_survives_whatever_a_round_raises(counter, outbox, influxdb, monkeypatch, where, error, caplog):
+    def fail(*_):
+        failures.append(error)
+        raise error
+
+    failures: list[BaseException] = []
+    count(counter, 3)
+    reporter = Reporter(outbox, influxdb, 0.01)
+    with monkeypatch.context() as failing:
+        failing.setattr(outbox if where in ("record", "oldest") else influxdb, where, fail)
+        reporter.start()
+        wait_until(lambda: len(failures) >= 3)
+    wait_until(lambda: influxdb.points)
+    reporter.stop()
+    assert sum(number for _, number in influxdb.points) == 3
+    assert len(warnings_in(caplog)) <= 2
+
+
+@pytest.mark.smoke
+def test_the_reporter_survives_an_error_that_cannot_be_logged(outbox, influxdb, monkeypatch):
+    class Unspeakable(Exception):
+        def __repr__(self):
+            raise MemoryError
+
+        __str__ = __repr__
+
+    def fail():
+        failures.append(1)
+        raise Unspeakable
+
+    failures: list[int] = []
+    reporter = Reporter(outbox, influxdb, 0.01)
+    with monkeypatch.context() as failing:
+        failing.setattr(influxdb, "connect", fail)
+        reporter.start()
+        wait_until(lambda: len(failures) >= 3)
+    wait_until(lambda: influxdb.points)
+    reporter.stop()
+
+
 class Clock:
     """A clock that moves only when somebody waits, and stands for the event that ends the reporter."""
 
@@ -226,6 +298,56 @@ def test_the_schedule_does_not_drift_and_beats_that_were_missed_are_skipped(monk
     reporter.run()
     assert [round(when, 1) for when in outbox.recorded] == recorded
     assert not warnings_in(caplog)
+
+
+class Away:
+    """An InfluxDB that cannot be reached, which takes some seconds to find out, until it is back."""
+
+    def __init__(self, clock: Clock, seconds: float, back: float, retry_after: float) -> None:
+        self.clock, self.seconds, self.back, self.retry_after = clock, seconds, back, retry_after
+        self.tries: list[float] = []
+
+    def connect(self) -> None:
+        self.tries.append(self.clock.now)
+        if self.clock.now < self.back:
+            self.clock.now += self.seconds
+            raise Trouble("away", self.retry_after)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("interval", "seconds", "back", "retry_after", "tries"),
+    [
+        (60, 0, 1000, 0, [0, 1, 3, 7, 15, 31, 60, 120, 180]),
+        (60, 0, 50, 0, [0, 1, 3, 7, 15, 31, 60, 120]),
+        (60, 0, 61, 0, [0, 1, 3, 7, 15, 31, 60, 120, 180]),
+        (60, 10, 1000, 0, [0, 11, 23, 37, 60, 86, 120, 180]),
+        (60, 0, 5, 20, [0, 20, 60, 120]),
+        (60, 0, 1000, 3600, [0, 60, 120]),
+        (0.5, 0, 1000, 0, [0, 0.5, 1, 1.5]),
+        (3600, 0, 1000, 0, [0, 1, 3, 7, 15, 31, 63, 127, 255, 511, 1023, 3600]),
+    ],
+)
+def test_a_fault_is_tried_again_soon_and_points_are_recorded_on_the_beat(
+    monkeypatch, interval, seconds, back, retry_after, tries
+):
+    clock = Clock(rounds=len(tries) - 2)
+    monkeypatch.setattr(webserver_influx, "monotonic", clock.monotonic)
+    influxdb = Away(clock, seconds, back, retry_after)
+    outbox = SlowOutbox(clock, [0.0] * len(tries))
+    reporter = Reporter(outbox, influxdb, interval)
+    reporter.stopping = clock
+    reporter.run()
+    assert influxdb.tries[: len(tries) - 1] == tries[:-1]
+    assert outbox.recorded == [when for when in tries[1:-1] if when % interval == 0]
+
+
+@pytest.mark.smoke
+def test_a_fault_that_was_away_in_between_is_tried_again_soon(reporter, influxdb):
+    for trouble, pause in (("gone", 1), ("gone", 2), ("gone", 4), ("", 0), ("gone", 1)):
+        influxdb.trouble = trouble
+        a_round(reporter)
+        assert reporter.pause == pause
 
 
 @pytest.mark.smoke
