@@ -930,7 +930,8 @@ class Outbox:
     """Keeps the points that InfluxDB has not yet taken, in SQLite.
 
     requests   the points that wait, each until InfluxDB has acknowledged it
-    rejected   the points that InfluxDB rejected for good, and why
+    rejected   the points that InfluxDB rejected for what is wrong with them, and why; they wait again from the next
+               start on
     state      one row: the counter's identity, how much of its total is already in points, and since when the rest was
                counted
 
@@ -1050,6 +1051,12 @@ class Outbox:
         """Delete consecutive points that InfluxDB acknowledged."""
         with self.lock, self.database:
             self.database.execute("DELETE FROM requests WHERE time BETWEEN ? AND ?", (points[0][0], points[-1][0]))
+
+    def offer_again(self) -> None:
+        """Let points that InfluxDB rejected wait again: the cause may have been mended, or it rejects them again."""
+        with self.lock, self.database:
+            self.database.execute("INSERT INTO requests SELECT time, requests_number FROM rejected")
+            self.database.execute("DELETE FROM rejected")
 
     def set_aside(self, points: list[Point], reason: str) -> None:
         """Move consecutive points that InfluxDB rejected to the table of such."""
@@ -2281,6 +2288,7 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             cells = range(1, 1 + serving_threads(1)) if options.workers == 1 else range(0)
             counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, make=outbox.is_new)))
             outbox.open_for(counter)
+            outbox.offer_again()
             recovered = outbox.recover(round(options.interval * 1e9), time_ns())
         except (OSError, sqlite3.Error) as error:
             raise StartError(f"{options.state}: {reason_of(error)}; give another --state") from None

@@ -49,7 +49,7 @@ def waiting(state: Path) -> list[tuple[int, int]]:
 
 
 def rejected(state: Path) -> list[tuple[int, int, str]]:
-    """Time, number and reason of the points that InfluxDB never will take."""
+    """Time, number and reason of the points that InfluxDB rejected, and is not offered before the next start."""
     return ask(state, "SELECT time, requests_number, reason FROM rejected ORDER BY time")
 
 

@@ -32,6 +32,7 @@ TRACED = {
         Outbox.oldest,
         Outbox.remove,
         Outbox.set_aside,
+        Outbox.offer_again,
         Reporter.report,
         Reporter.deliver,
         Reporter.send,
@@ -92,6 +93,7 @@ def live(books: Books) -> None:
     """Recover, record and deliver, with a point that is rejected and a batch that is split."""
     with books.server() as (counter, outbox, reporter):
         books.count(counter, 5)  # before the trace: what a kill left
+        outbox.offer_again()
         outbox.recover(INTERVAL, time_ns())
         books.count(counter, BAD)
         reporter.report(lambda: reporter.deliver(float("inf")))
@@ -101,6 +103,7 @@ def live(books: Books) -> None:
 
 def live_cleanly(books: Books) -> None:
     with books.server() as (_, outbox, reporter):
+        outbox.offer_again()
         outbox.recover(INTERVAL, time_ns())
         reporter.report(lambda: reporter.deliver(float("inf")))
 

@@ -291,7 +291,17 @@ def test_the_books_balance_when_the_process_is_killed_before_any_line_of_record_
     assert ended.returncode == 0, ended.stdout + ended.stderr
     places = [line.split()[1] for line in ended.stdout.splitlines()]
     print(f"{len(places)} kills")
-    assert set(places) >= {"flush", "record", "recover", "remove", "set_aside", "report", "deliver", "send"}
+    assert set(places) >= {
+        "flush",
+        "record",
+        "recover",
+        "remove",
+        "set_aside",
+        "offer_again",
+        "report",
+        "deliver",
+        "send",
+    }
 
 
 # --- several processes

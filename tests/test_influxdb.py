@@ -552,6 +552,25 @@ def test_a_point_that_cannot_be_parsed_is_set_aside_and_no_other(stopped, influx
     assert "unable to parse" in line
 
 
+def test_what_was_rejected_is_offered_again_at_each_start(stopped, influx):
+    """It is rejected again; or taken, when the cause has been mended, under the tags of today."""
+    old = time.time_ns() - 60 * DAY
+    assert influx.write(f"requests,request=GETs_per_minute requests_number=1.5 {old}")[0] == 204
+    add_waiting(stopped.state, [(old + 1, 11), (old + 2, 12)])
+    for _ in range(2):
+        stopped.start()
+        wait_until(lambda: not waiting(stopped.state) and len(rejected(stopped.state)) == 2)
+        assert stopped.stop() == 0
+    assert len(warnings_of(stopped)) == 2
+    influx.query("DROP MEASUREMENT requests")
+    stopped.start()
+    wait_until(lambda: influx.total() == 23)
+    wait_until(lambda: not waiting(stopped.state))
+    assert stopped.stop() == 0
+    assert rejected(stopped.state) == []
+    assert len(warnings_of(stopped)) == 2
+
+
 def test_a_batch_that_is_too_large_is_split(server, influxd):
     influx = influxd(start=False)
     web = server("--influx", influx.dsn())

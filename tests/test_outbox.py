@@ -73,6 +73,17 @@ def test_a_point_set_aside_is_kept_with_the_reason(counter, outbox, since):
 
 
 @pytest.mark.smoke
+def test_a_point_set_aside_can_wait_again(counter, outbox, since):
+    count(counter, 4)
+    outbox.record(since + 1)
+    outbox.record(since + 2)
+    outbox.set_aside(outbox.oldest(1), "field type conflict")
+    outbox.offer_again()
+    assert outbox.oldest(10) == [(since + 1, 4), (since + 2, 0)]
+    assert outbox.database.execute("SELECT * FROM rejected").fetchall() == []
+
+
+@pytest.mark.smoke
 def test_what_a_kill_left_becomes_a_point_at_the_end_of_its_interval(counter, outbox, since):
     count(counter, 6)
     assert outbox.recover(60 * SECOND, since + 3600 * SECOND) == 6
