@@ -1232,10 +1232,13 @@ class InfluxDB:
         self.exchanging.join(EXCHANGE_SECONDS)
         if self.exchanging.is_alive():
             raise late
-        if isinstance(failure, Answer):
-            raise failure
-        if failure:
-            raise self.explain_failure(failure) from failure
+        try:
+            if isinstance(failure, Answer):
+                raise failure
+            if failure:
+                raise self.explain_failure(failure) from failure
+        finally:
+            failure = None  # which refers to frames that refer to it: all that was read would stay until a collection
 
     def make_client(self) -> Any:
         """Make a client, which connects when it is asked something."""
@@ -1403,7 +1406,9 @@ class Reporter(threading.Thread):
         elif isinstance(error, sqlite3.Error):
             self.log_trouble(f"{where} cannot be used ({error}); requests are still answered and counted")
         elif isinstance(error, (OSError, MemoryError)):
-            self.log_trouble(f"The system lets no points be delivered ({one_line(repr(error))}); they wait in {where}")
+            self.log_trouble(
+                f"The system lets no points be delivered ({one_line(str(error) or repr(error))}); they wait in {where}"
+            )
         elif self.log_trouble(f"A bug in this server: {error!r}"):
             log.error("It came from here:", exc_info=error)
 

@@ -6,6 +6,7 @@ What answers here is a stranger in InfluxDB's place, and what asks is the real c
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import socket
 import threading
@@ -19,7 +20,7 @@ from needs import linux
 from proxy import is_whole
 
 import webserver_influx
-from webserver_influx import Destination, InfluxDB, Rejected, Trouble
+from webserver_influx import Answer, Destination, InfluxDB, Rejected, Trouble
 
 POINT = (1_795_498_610 * SECOND, 2)
 POINTS = [POINT, (POINT[0] + 60 * SECOND, 3)]
@@ -319,6 +320,27 @@ def test_no_answer_takes_more_time_or_memory_than_an_exchange_may(stranger, impa
     assert server.sent < 64_000_000, "what is more than the systems' buffers was not taken"
     server.close()
     wait_until(lambda: not influxdb.exchanging.is_alive(), what="the exchange to end")
+
+
+def test_an_answer_leaves_no_garbage_that_waits_for_a_collection(stranger):
+    """Which is rare in this server; and an answer can be large."""
+
+    def answers() -> int:
+        return sum(isinstance(one, Answer) for one in gc.get_objects())
+
+    server = stranger(http("503 Service Unavailable"))
+    influxdb = influxdb_at(server.port)
+    trouble_of(influxdb.write, [POINT])
+    gc.collect()
+    gc.disable()
+    try:
+        before = answers()
+        for _ in range(3):
+            with contextlib.suppress(Trouble):
+                influxdb.write([POINT])
+        assert answers() <= before
+    finally:
+        gc.enable()
 
 
 def test_an_exchange_that_does_not_end_is_the_only_one_until_it_does(stranger, impatient):
