@@ -104,7 +104,9 @@ ANSWER_BYTES = 1024 * 1024  # read of an answer; one that quotes a batch which i
 RETRY_SECONDS = 1.0  # until a failed delivery is tried again; twice as long each time, up to the interval
 BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
 CELLS = 255  # of the counter file, one for each serving thread of every worker
-RESPAWN_SECONDS = 1.0  # between two starts of one worker
+WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
+RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
+RESPAWN_LONGEST_SECONDS = 60.0  # so long, which is also the longest pause
 
 # ------------------------------------------------------------------------------------------------- Errors and words
 
@@ -1535,7 +1537,7 @@ CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize
 
 def reason_of(error: Exception) -> str:
     """What an error says, without its number and the file."""
-    return getattr(error, "strerror", None) or str(error)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
@@ -1567,6 +1569,15 @@ def prepare_process() -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         with contextlib.suppress(ValueError, OSError):  # macOS allows fewer than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread. Raises StartError if the system does not let it."""
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:  # Python does not say which limit that is
+        reason = "a limit of processes (pids.max of a container, ulimit -u) or of memory (ulimit -v)"
+        raise StartError(f"the system starts no further thread: {reason_of(error)}; {reason}") from None
 
 
 # ----------------------------------------------------------------------------------------------- Server
@@ -1965,9 +1976,9 @@ class SumServer(ThreadingHTTPServer):
         self.threads = [ServingThread(self, first + number, cell) for number, cell in enumerate(cells)]
 
     def start(self) -> None:
-        """Start to serve."""
+        """Start to serve. Raises StartError."""
         for thread in self.threads:
-            thread.start()
+            start_thread(thread)
 
     def renew_date(self) -> None:
         """Let replies begin with the date of this second; in place, because handlers hold the dict."""
@@ -1977,12 +1988,13 @@ class SumServer(ThreadingHTTPServer):
         """Stop accepting, answer what has come, and end within GRACE_SECONDS and a second."""
         self.grace_end = monotonic() + GRACE_SECONDS
         self.stopping = True
-        for thread in self.threads:
+        started = [thread for thread in self.threads if thread.ident]
+        for thread in started:
             thread.alarm.send(b"!")
-        for thread in self.threads:
+        for thread in started:
             thread.drained.wait(GRACE_SECONDS)
         self.server_close()
-        for thread in self.threads:
+        for thread in started:
             thread.join(max(0.0, self.grace_end + 1 - monotonic()))
             thread.alarm.close()
             thread.alarmed.close()
@@ -2061,9 +2073,10 @@ def stop_signals_blocked() -> Iterator[None]:
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # because its start unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
+        resource_tracker.ensure_running()  # a process, which is to outlive these signals; its start unblocks some
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -2072,103 +2085,209 @@ def stop_signals_blocked() -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------- Workers
 
 
+class Worker:
+    """A process that serves beside this one, and those that take its place when it dies."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: Any = None
+        self.pipe: Any = None  # brings its word, takes the order to stop; its end tells each side that the other died
+        self.serves_since = inf  # in monotonic seconds, as the next one
+        self.start_at, self.pause = inf, RESPAWN_SECONDS  # when another is started, and how long after this the next
+        self.fails = False  # and this has been logged
+
+    def take_word(self) -> str:
+        """Receive why it does not serve; "" if it does, from now on."""
+        try:
+            word: str = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(PAUSE_SECONDS)  # it is ending
+            return f"exit code {self.process.exitcode}"
+        self.serves_since = inf if word else monotonic()
+        return word
+
+    def schedule(self) -> None:
+        """Have another started after a pause; the pauses grow until one has served for as long as the longest."""
+        now = monotonic()
+        if now - self.serves_since >= RESPAWN_LONGEST_SECONDS:
+            self.pause = RESPAWN_SECONDS
+        self.start_at = now + self.pause
+        self.pause = min(2 * self.pause, RESPAWN_LONGEST_SECONDS)
+
+    def let_go(self) -> None:
+        """Close what belonged to the process that died."""
+        self.pipe.close()
+        self.pipe, self.serves_since = None, inf
+
+
 class Workers:
-    """Several processes that accept from one listening socket and count in one counter file."""
+    """Several processes that accept from one listening socket and count in one counter file.
+
+    Worker 1 is this process. So the port is served for as long as it is open, whatever becomes of the others.
+    """
 
     DEAD = 2**31 - 1  # the load of a dead worker's threads: nobody waits for them
 
     def __init__(self, listener: socket.socket, counter: Counter, options: argparse.Namespace) -> None:
+        """counter counts in the cells of worker 1. Raises StartError, OSError."""
         from multiprocessing import connection, get_context  # one process has no need of it
 
-        self.wait = connection.wait
+        self.wait: Any = connection.wait
         self.context = get_context("spawn")  # on every system, and without a copy of this process's threads
         self.listener, self.counter, self.options = listener, counter, options
+        self.program = getattr(sys.modules["__main__"], "__file__", None)
+        self.source = self.read_program()
         self.threads = serving_threads(options.workers)
         self.loads = counter.loads(options.workers * self.threads)
-        self.processes: dict[int, Any] = {}
-        # A message tells the worker to stop; end-of-file tells it that this process died.
-        self.pipes: dict[int, Any] = {}
-        self.logged: dict[int, int] = {}  # the last pid that was logged as dead, by worker
-        self.stopping = threading.Event()
+        self.server = SumServer(listener, counter.cells, handler_for(options), self.loads)
+        self.others = [Worker(number) for number in range(2, options.workers + 1)]
+        self.stop_asked, self.stopping = self.context.Pipe(duplex=False)  # the end of this pipe is the order
         self.replacing = threading.Thread(target=self.replace_dead, name="workers", daemon=True)
+        self.logged = ""  # the last bug
 
     def start(self) -> None:
-        for number in range(1, self.options.workers + 1):
-            self.mark_dead(number)
-            self.spawn(number)
-        self.replacing.start()
+        """Start all processes, and return when they serve. Raises StartError if one cannot."""
+        for worker in self.others:
+            try:
+                self.spawn(worker)
+            except (OSError, MemoryError) as error:
+                raise StartError(f"worker {worker.number} cannot be started: {reason_of(error)}") from None
+        starting = {worker.pipe: worker for worker in self.others}
+        while starting:
+            ready = self.wait(list(starting), WORKER_SECONDS)
+            if not ready:
+                numbers = ", ".join(str(worker.number) for worker in starting.values())
+                raise StartError(f"no word from worker {numbers} for {WORKER_SECONDS:.0f} s")
+            for worker in map(starting.pop, ready):
+                if why_not := worker.take_word():
+                    raise StartError(f"worker {worker.number} cannot serve: {why_not}")
+        self.server.start()
+        start_thread(self.replacing)
 
-    def spawn(self, number: int) -> None:
-        """Start worker number (1 to CELLS). Raises OSError."""
-        worker_end, self.pipes[number] = self.context.Pipe(duplex=False)
-        arguments = (number, self.listener, self.counter.path, self.options, worker_end)
-        process = self.context.Process(target=work, args=arguments, name=f"worker {number}", daemon=True)
-        with worker_end, stop_signals_blocked():  # the worker inherits that until it ignores them
-            process.start()
-        self.processes[number] = process
+    def read_program(self) -> bytes:
+        """The file that each new process runs first; empty if there is none. Raises StartError."""
+        if self.program is None:
+            return b""
+        try:
+            with open(self.program, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise StartError(f"workers need the program's file, {self.program}: {reason_of(error)}") from None
 
-    def mark_dead(self, number: int) -> None:
+    def spawn(self, worker: Worker) -> None:
+        """Start a process. Raises StartError, OSError, MemoryError."""
+        self.mark_dead(worker)
+        if self.read_program() != self.source:  # which may be broken, or count in another way
+            raise StartError(f"{self.program} is not the program that runs; restart that")
+        pipe, its_end = self.context.Pipe()
+        arguments = (worker.number, self.listener, self.counter.path, self.options, its_end)
+        process = self.context.Process(target=work, args=arguments, name=f"worker {worker.number}", daemon=True)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(pipe.close)
+            with its_end, stop_signals_blocked():  # the worker inherits that until it ignores them
+                process.start()
+            on_error.pop_all()
+        worker.process, worker.pipe, worker.start_at = process, pipe, inf
+
+    def mark_dead(self, worker: Worker) -> None:
         """Let nobody leave connections to a worker that does not serve, or not yet."""
         for thread in range(self.threads):
-            self.loads[(number - 1) * self.threads + thread] = self.DEAD
+            self.loads[(worker.number - 1) * self.threads + thread] = self.DEAD
 
     def replace_dead(self) -> None:
         """Start a new worker for each that dies, until the program stops."""
-        while not self.stopping.is_set():
-            self.wait([process.sentinel for process in self.processes.values()], timeout=0.5)
-            for number, process in list(self.processes.items()):
-                if process.exitcode is not None:
-                    self.mark_dead(number)
-                    if not self.stopping.wait(RESPAWN_SECONDS):
-                        self.replace(number, process)
+        while not self.stopping.closed:
+            try:
+                self.look_after_others()
+            except Exception as error:
+                if repr(error) != self.logged:
+                    log.exception("A bug in this server: workers are not replaced, but for a later try")
+                self.logged = repr(error)
+                self.stop_asked.poll(RESPAWN_SECONDS)
 
-    def replace(self, number: int, process: Any) -> None:
-        """Start a worker in place of a dead one; replace_dead() repeats what fails."""
-        first_try = self.logged.get(number) != process.pid
-        self.logged[number] = process.pid
-        if first_try:
-            log.warning("Worker %d died (exit code %d); another takes its place", number, process.exitcode)
-        self.pipes[number].close()
-        try:
-            self.spawn(number)
-        except (OSError, ValueError) as error:  # the latter if the program stops just now
-            if first_try and not self.stopping.is_set():
-                log.warning("Worker %d cannot be started (%s); it is tried again and again", number, error)
+    def look_after_others(self) -> None:
+        """Wait until a worker serves or dies, or one is due or the program stops; start those that are due."""
+        pipes = [worker.pipe for worker in self.others if worker.pipe]
+        due = min(worker.start_at for worker in self.others)
+        ready = self.wait([self.stop_asked, *pipes], min(max(0.0, due - monotonic()), RESPAWN_LONGEST_SECONDS))
+        for worker in self.others:
+            if worker.pipe in ready:
+                self.listen_to(worker)
+            elif worker.start_at <= monotonic() and self.stop_asked not in ready:
+                self.replace(worker)
+
+    def listen_to(self, worker: Worker) -> None:
+        """Take the word of a worker, or note that it died."""
+        served = worker.serves_since < inf
+        why_not = worker.take_word()
+        if not why_not:
+            if worker.fails:
+                log.info("Worker %d serves again", worker.number)
+            worker.fails = False
+            return
+        self.mark_dead(worker)
+        worker.schedule()
+        worker.let_go()
+        if served:
+            log.warning("Worker %d died (%s); another takes its place", worker.number, why_not)
         else:
-            process.close()
+            self.log_failure(worker, why_not)
+
+    def replace(self, worker: Worker) -> None:
+        """Start a process in place of one that died."""
+        worker.schedule()  # first, whatever comes of it
+        try:
+            self.spawn(worker)
+        except (StartError, OSError, MemoryError) as error:
+            self.log_failure(worker, reason_of(error))
+
+    def log_failure(self, worker: Worker, reason: str) -> None:
+        """Log that no other takes a worker's place; once, until one does."""
+        if not worker.fails:
+            log.warning("Worker %d cannot be started (%s); it is tried again and again", worker.number, reason)
+        worker.fails = True
 
     def stop(self) -> None:
         """Let every worker stop as a single server does; kill what has not ended by then."""
-        self.stopping.set()
-        self.replacing.join()  # which may be about to start a worker
-        self.listener.close()
-        for pipe in self.pipes.values():
+        self.stopping.close()
+        if self.replacing.ident:
+            self.replacing.join()  # which may be about to start a worker
+        others = [worker for worker in self.others if worker.pipe]
+        for worker in others:
             with contextlib.suppress(OSError):
-                pipe.send_bytes(b"stop")
+                worker.pipe.send("stop")
         end = monotonic() + GRACE_SECONDS + 1.0
-        for process in list(self.processes.values()):
-            process.join(max(0.0, end - monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+        self.server.stop()
+        for worker in others:
+            worker.process.join(max(0.0, end - monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
         self.loads.release()
 
 
 def work(number: int, listener: socket.socket, path: str, options: argparse.Namespace, pipe: Any) -> None:
-    """The life of worker number, a process."""
+    """The life of worker number (2 to CELLS), a process."""
     for signum in STOP_SIGNALS:  # Ctrl-C and systemd signal all processes; workers obey the pipe
         signal.signal(signum, signal.SIG_IGN)
     configure_logging(options)
     prepare_process()
     threads = serving_threads(options.workers)
     first = (number - 1) * threads
-    counter = Counter(path, *range(first + 1, first + 1 + threads))
-    loads = counter.loads(options.workers * threads)
-    server = SumServer(listener, counter.cells, handler_for(options), loads, first)
-    server.start()
+    why_not = ""
     try:
-        pipe.recv_bytes()
-    except EOFError:
+        counter = Counter(path, *range(first + 1, first + 1 + threads))
+        loads = counter.loads(options.workers * threads)
+        server = SumServer(listener, counter.cells, handler_for(options), loads, first)
+        server.start()
+    except (StartError, OSError, MemoryError) as error:
+        why_not = reason_of(error)
+    try:
+        pipe.send(why_not)
+        if why_not:
+            sys.exit(1)
+        pipe.recv()
+    except (EOFError, OSError):
         os._exit(1)  # the program was killed, and the next one needs this worker's cells
     server.stop()
 
@@ -2290,7 +2409,7 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
                 count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
         try:
             outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
-            cells = range(1, 1 + serving_threads(1)) if options.workers == 1 else range(0)
+            cells = range(1, 1 + serving_threads(options.workers))
             counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, make=outbox.is_new)))
             outbox.open_for(counter)
             outbox.offer_again()
@@ -2304,11 +2423,13 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             service: Any = Workers(listener, counter, options)
         else:
             service = SumServer(listener, counter.cells, handler_for(options))
-        service.start()
-        reporter.start()  # then its thread imports what InfluxDB takes, and no other thread imports anything
-        announce(listener, options, outbox.display_name)
-        stop_asked.recv(1)
-        service.stop()
+        try:
+            service.start()
+            start_thread(reporter)  # which imports what InfluxDB takes, while no other thread imports anything
+            announce(listener, options, outbox.display_name)
+            stop_asked.recv(1)
+        finally:
+            service.stop()
         reporter.stop()
 
 

@@ -443,7 +443,7 @@ class Server(Daemon):
         return self.stderr_text().splitlines()
 
     def workers(self) -> list[int]:
-        """The pids of the processes that answer requests, where there are several."""
+        """The pids of the processes that answer requests beside the program's own, which is worker 1."""
         return [pid for pid, command in processes_of(self._groups[-1]).items() if "spawn_main" in command]
 
     def connect(self, timeout: float = PATIENCE_S) -> socket.socket:
