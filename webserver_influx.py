@@ -93,6 +93,7 @@ UNEVEN_CONNECTIONS = 4  # it is ahead with so many more connections than the one
 CHANCES = 10  # it leaves accepting that often to one that takes none: a frozen process would slow down all
 BURST_CONNECTIONS = 64  # up to this many of the running second count though they are closed; more would cost a fifth
 
+REPEAT_SECONDS = 0.3  # a signal within this time is the first one again: `timeout` and wrappers send it twice
 BACKLOG_SECONDS = 0.5  # at shutdown, for connections that wait to be accepted
 GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; with the delivery it stays below Docker's 10 s
 LOCK_SECONDS = 3.0  # at a start, for the workers of a killed program to let go of their cells
@@ -2016,8 +2017,8 @@ def cpu_count() -> int:
 
 # ------------------------------------------------------------------------------------- Terminal and log
 
-# Ctrl-C; kill and systemd; Ctrl-Break on Windows
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+# Ctrl-C; kill and systemd; the end of the terminal; Ctrl-Break on Windows
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 class LoggingHandler(SumHandler):
@@ -2044,22 +2045,22 @@ def configure_logging(options: argparse.Namespace) -> None:
 
 
 def catch_signals() -> socket.socket:
-    """Return a socket that becomes readable when a signal asks to stop; a second signal ends the process at once.
+    """Return a socket that becomes readable when a signal asks to stop; a second Ctrl-C ends the process at once.
 
     The byte comes from C (`set_wakeup_fd`), so that a signal between two system calls is not overlooked.
     """
     readable, writable = socket.socketpair()
     writable.setblocking(False)
-    asked = False
+    asked_at = inf
 
-    def ask(*signal_and_frame: Any) -> None:
-        nonlocal asked
-        if asked:
+    def ask(signum: int, frame: Any) -> None:
+        nonlocal asked_at
+        if monotonic() > asked_at + REPEAT_SECONDS and signum != getattr(signal, "SIGHUP", None):
             os._exit(130)
-        asked = True
+        asked_at = min(asked_at, monotonic())
 
     for signum in STOP_SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # shells start background jobs with SIGINT ignored
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as SIGINT in background jobs of a shell, SIGHUP by nohup
             signal.signal(signum, ask)
     signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
     return readable
@@ -2268,7 +2269,7 @@ class Workers:
 
 def work(number: int, listener: socket.socket, path: str, options: argparse.Namespace, pipe: Any) -> None:
     """The life of worker number (2 to CELLS), a process."""
-    for signum in STOP_SIGNALS:  # Ctrl-C and systemd signal all processes; workers obey the pipe
+    for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; workers obey the pipe
         signal.signal(signum, signal.SIG_IGN)
     configure_logging(options)
     prepare_process()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sqlite3
@@ -10,13 +11,13 @@ import threading
 import time
 
 import pytest
-from daemons import PATIENCE_S, REPORT_LINE, free_port, run_python, wait_until
+from daemons import PATIENCE_S, PROGRAM, REPORT_LINE, free_port, run_python, wait_until
 from local import Local
 from messages import PROMPT_S, exchange, is_closed, is_readable, message, parsed, post, receive, refusal, texts
 from needs import posix
 
 import webserver_influx
-from webserver_influx import BODY, HEAD
+from webserver_influx import BODY, HEAD, REPEAT_SECONDS
 
 
 @posix
@@ -64,11 +65,11 @@ def test_ctrl_c_during_the_start_ends_it_as_well(server, state, signum):
 
 
 @posix
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_ends_it_with_0_once_the_last_minute_is_recorded(server, signum):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_ends_it_with_0_once_the_last_minute_is_recorded(server, name):
     web = server("--state", ":memory:")
     web.get()
-    assert web.stop(signum) == 0
+    assert web.stop(getattr(signal, name)) == 0
     assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "1"
 
 
@@ -80,7 +81,71 @@ def test_a_second_ctrl_c_does_not_wait_for_requests_in_flight(server):
         assert client.recv(1024).startswith(b"HTTP/1.1 100 ")
         web.process.send_signal(signal.SIGINT)
         wait_until(web.refuses, what="it to accept no more")
+        time.sleep(1.5 * REPEAT_SECONDS)
         assert web.stop(signal.SIGINT) == 130  # it would be 0, had it waited
+
+
+@posix
+def test_signals_that_come_at_once_are_one(server):
+    """`timeout` signals its child and the group; wrappers pass on what the terminal has sent already; so do shells."""
+    web = server("--state", ":memory:")
+    web.get()
+    web.process.send_signal(signal.SIGINT)
+    assert web.stop(signal.SIGTERM) == 0
+    assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "1"
+
+
+@posix
+def test_a_terminal_that_closes_while_it_stops_hastens_nothing(server):
+    web = server("--state", ":memory:")
+    with web.connect() as client:
+        client.sendall(b"GET")
+        assert not is_readable(client, 0.1)
+        web.process.send_signal(signal.SIGINT)
+        wait_until(web.refuses, what="it to accept no more")
+        time.sleep(1.5 * REPEAT_SECONDS)
+        web.process.send_signal(signal.SIGHUP)
+        client.sendall(b" / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert texts(receive(client)) == ["Sum: 0"]
+        assert web.wait() == 0
+    assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "1"
+
+
+IN_A_TERMINAL = """
+    import os, pty, sys
+
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    told = b""
+    while told.count(b"\\n") < 2:
+        told += os.read(terminal, 4096)
+    os.close(terminal)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@posix
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_terminal_that_is_closed_ends_it_in_good_order(state, influxd, tmp_path, monkeypatch, workers):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    influx = influxd()
+    options = ["--state", ":memory:", "--port", 0, "--influx", influx.dsn(), "--workers", workers]
+    assert run_python(IN_A_TERMINAL, PROGRAM, *options).returncode == 0
+    assert len(influx.points()) == 1
+    assert not list(folder.iterdir())
+
+
+@posix
+def test_nohup_lets_it_outlive_the_terminal(server, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    web = server("--workers", "2", env={"PYTHONPATH": str(tmp_path)})
+    os.killpg(web.process.pid, signal.SIGHUP)
+    assert web.get("/?a=1").text == "Sum: 1.0"
+    assert len(web.workers()) == 1
+    assert web.stop() == 0
 
 
 # --- requests that are under way
@@ -209,5 +274,6 @@ def test_a_second_ctrl_c_ends_the_server_at_once(server):
         web.process.send_signal(signal.SIGINT)
         wait_until(web.refuses)
         begin = time.monotonic()
+        time.sleep(1.5 * REPEAT_SECONDS)
         assert web.stop(signal.SIGINT) == 130
         assert time.monotonic() - begin < webserver_influx.GRACE_SECONDS - 0.5
