@@ -1103,6 +1103,8 @@ def parse_dsn(dsn: str) -> Destination:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError("its host or port cannot be read") from None
+    if not dsn:
+        raise ValueError("it is empty")
     if parts.scheme not in ("influxdb", "https+influxdb"):
         raise ValueError("its scheme is neither influxdb nor https+influxdb")
     if not host:
@@ -1542,14 +1544,12 @@ def reason_of(error: Exception) -> str:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Make the listening socket, on one address or, where that is None, on all of IPv4 and IPv6. Raises StartError."""
+    """Make the listening socket, on one address; "::", and None, stand for all of IPv6 and IPv4. Raises StartError."""
+    host = address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
+    if host[0] + host[-1] == "[]":  # as in a URL
+        host = host[1:-1]
     try:
-        if address is None and socket.has_dualstack_ipv6():
-            listener = socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
-        else:
-            resolved = socket.getaddrinfo(address or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, sockaddr = resolved[0]
-            listener = socket.create_server(sockaddr[:2], family=family, backlog=BACKLOG)
+        listener = listen_on_first(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
     except (OSError, UnicodeError) as error:  # UnicodeError: no valid host name
         reason = reason_of(error).partition(" (while")[0]
         where = f"{address or 'any address'}, port {port}"
@@ -1559,6 +1559,18 @@ def listen(address: Optional[str], port: int) -> socket.socket:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # which the connections inherit
     listener.setblocking(False)
     return listener
+
+
+def listen_on_first(resolved: list[Any]) -> socket.socket:
+    """Listen on the first of these, from getaddrinfo(), that this machine has. Raises OSError."""
+    for family, _, _, _, sockaddr in resolved:
+        both = sockaddr[0] == "::" and socket.has_dualstack_ipv6()
+        try:
+            return socket.create_server(sockaddr, family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        except OSError as error:
+            if sockaddr is resolved[-1][4] or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+    raise OSError("there is no such address")  # getaddrinfo() would have raised it
 
 
 def prepare_process() -> None:
@@ -2328,9 +2340,15 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
+def address(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address; without the option it listens on all")
+    return text
+
+
 def file_name(text: str) -> str:
     if not text or "\0" in text:
-        raise argparse.ArgumentTypeError("a file has a name")
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file, or :memory:")
     return text
 
 
@@ -2343,17 +2361,24 @@ def worker_count(text: str) -> int:
 def tag(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
     if not key or not value or "\\" in text or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, without a backslash and in one line")
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, neither empty, in one line without a backslash")
     if key in ("request", "time") or key.startswith("_"):
-        raise argparse.ArgumentTypeError(f"{key!r} is a key of the server or of InfluxDB itself")
+        raise argparse.ArgumentTypeError(f"{key!r} is a key of the server or of InfluxDB itself; give another")
     return key, value
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that hides passwords in messages about bad usage."""
+    """An ArgumentParser that hides passwords in messages about bad usage, and knows what a mistyped option may mean."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(re.sub(r"(?s)influxdb://.*", "influxdb://…", message))
+        hidden = re.sub(r"(?s)influxdb://.*", "influxdb://…", message)
+        if mistyped := re.match(r"unrecognized arguments: (-[\w-]+)", message):
+            import difflib  # in time only for those who need it
+
+            options = re.findall(r"--[a-z-]+", self.format_usage())
+            for near in difflib.get_close_matches(mistyped[1], options, n=1):
+                hidden += f"; did you mean {near}?"
+        super().error(hidden)
 
 
 def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
@@ -2366,7 +2391,8 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--bind", metavar="ADDRESS", help="the address to listen on (default: all, IPv4 and IPv6)")
+    about = "one address to listen on, 0.0.0.0 for all of IPv4, or :: (default: all, IPv4 and IPv6)"
+    add("--bind", metavar="ADDRESS", type=address, help=about)
     about = f"the port; 0 takes a free one (default: {PORT})"
     add("--port", metavar="N", type=port_number, default=PORT, help=about)
     about = f"""where statistics go: [https+]influxdb://user:password@host:port/database (default: {DSN_VARIABLE} in the
@@ -2385,14 +2411,16 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
     add("--verbose", action="store_true", help="log what only a developer wants to know, too (default: off)")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(argv)
-    options.tags = dict(options.tag)
-    if len(options.tags) != len(options.tag):
-        parser.error("argument --tag: a key is given twice")
+    options.tags = {}
+    for key, value in options.tag:
+        if key in options.tags:
+            parser.error(f"argument --tag: the key {key!r} is given twice")
+        options.tags[key] = value
     source, dsn = "argument --influx", options.influx
-    if dsn is None:
-        source, dsn = DSN_VARIABLE, os.environ.get(DSN_VARIABLE)
+    if dsn is None:  # compose makes an unset variable an empty one
+        source, dsn = DSN_VARIABLE, os.environ.get(DSN_VARIABLE, "").strip() or None
     try:
-        options.destination = Destination() if dsn is None else parse_dsn(dsn)
+        options.destination = Destination() if dsn is None else parse_dsn(dsn.strip())
     except ValueError as error:
         parser.error(f"{source}: {error}; the form of a data source name is in --help")
     return options
@@ -2436,10 +2464,12 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
 
 def announce(listener: socket.socket, options: argparse.Namespace, state: str) -> None:
     """Print the addresses of the server and of InfluxDB."""
-    host, port = listener.getsockname()[:2]
-    where = "localhost" if options.bind is None else uri_host(host)
+    host, port = socket.getnameinfo(listener.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    where, others = uri_host(host.replace("%", "%25")), ""  # RFC 6874 §2: a zone is behind %25
+    if host in ("::", "0.0.0.0"):
+        where, others = "localhost", " and all other addresses" if host == "::" else " and all other addresses of IPv4"
     print(
-        f"Serving on http://{where}:{port}{' and all other addresses' if options.bind is None else ''}; Ctrl-C stops.\n"
+        f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
         f"Every {options.interval:g} s statistics go to {options.destination}; until then they are in {state}.",
         flush=True,
     )

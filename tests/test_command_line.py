@@ -33,7 +33,7 @@ from daemons import (
 from needs import ipv6, linux
 from refusals import failure
 
-from webserver_influx import DSN_VARIABLE, RESPAWN_SECONDS, Destination, __version__, parse_arguments
+from webserver_influx import DSN_VARIABLE, RESPAWN_SECONDS, Destination, __version__, listen, parse_arguments
 
 # --- help and version
 
@@ -47,7 +47,8 @@ Adds up numbers over HTTP and tells InfluxDB 1.8 how many requests came.
 
 options:
   -h, --help          show this help message and exit
-  --bind ADDRESS      the address to listen on (default: all, IPv4 and IPv6)
+  --bind ADDRESS      one address to listen on, 0.0.0.0 for all of IPv4, or ::
+                      (default: all, IPv4 and IPv6)
   --port N            the port; 0 takes a free one (default: 8008)
   --influx DSN        where statistics go:
                       [https+]influxdb://user:password@host:port/database
@@ -120,10 +121,59 @@ def test_bind_is_the_only_address_it_listens_on(server):
 
 
 @ipv6
-def test_bind_takes_an_ipv6_address(server):
-    web = server("--bind", "::1")
+@pytest.mark.parametrize("address", ["::1", "[::1]"])
+def test_bind_takes_an_ipv6_address(server, address):
+    web = server("--bind", address)
     assert web.stdout_text().startswith(f"Serving on http://[::1]:{web.port}; Ctrl-C stops.\n")
     assert web.get().text == "Sum: 0"
+
+
+@ipv6
+@pytest.mark.parametrize("address", ["::", "[::]"])
+def test_bind_takes_two_colons_for_all_addresses_of_both_families(server, address):
+    web = server("--bind", address)
+    assert web.stdout_text().startswith(f"Serving on http://localhost:{web.port} and all other addresses; Ctrl-C")
+    assert [web.get(host=host).text for host in ("127.0.0.1", "::1")] == ["Sum: 0", "Sum: 0"]
+
+
+@ipv6
+def test_bind_takes_four_zeros_for_all_addresses_of_ipv4(server):
+    web = server("--bind", "0.0.0.0")
+    assert web.stdout_text().startswith(f"Serving on http://localhost:{web.port} and all other addresses of IPv4; ")
+    assert web.get().text == "Sum: 0"
+    with pytest.raises(ConnectionRefusedError):
+        web.get(host="::1")
+
+
+@pytest.mark.parametrize("name", ["localhost", "some.name"])
+def test_bind_takes_a_name_for_the_first_of_its_addresses_that_this_machine_has(monkeypatch, name):
+    def resolve(host: str, port: int, *_, getaddrinfo=socket.getaddrinfo, **options):
+        assert host == name
+        addresses = ("192.0.2.1", "127.0.0.1", "127.0.0.2")
+        return [known for address in addresses for known in getaddrinfo(address, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with listen(name, 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+@linux
+def test_bind_takes_an_address_with_its_zone(server):
+    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+        digits, _, _, scope, flags, interface = line.split()
+        if scope == "20" and not int(flags, 16) & 0x48:  # of a link; neither tentative nor a duplicate
+            break
+    else:
+        pytest.skip("no address of a link on this machine")
+    address = ":".join(re.findall("....", digits))
+    web = server("--bind", f"{address}%{interface}", start=False)
+    web.launch()
+    wait_until(web.answers)
+    printed = re.match(rf"Serving on http://\[(fe80:.+)%25{interface}\]:(\d+); Ctrl-C stops\.\n", web.stdout_text())
+    web.host, web.port = f"{printed[1]}%{interface}", int(printed[2])
+    with web.connect() as client:
+        client.sendall(b"GET /?a=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(1024).endswith(b"Sum: 1.0")
 
 
 def test_port_is_where_it_listens(server):
@@ -418,11 +468,18 @@ def test_workers_auto_is_one_for_each_cpu(server):
         (["--tag", "request=x"], "argument --tag: 'request' is a key of the server or of InfluxDB itself"),
         (["--tag", "time=x"], "argument --tag: "),
         (["--tag", "_field=x"], "argument --tag: "),
-        (["--tag", "host=a", "--tag", "host=b"], "argument --tag: a key is given twice"),
+        (["--tag", "host=a", "--tag", "host=a"], "argument --tag: the key 'host' is given twice"),
         (["--workers", "0"], "argument --workers: '0' is not a number from 1 to 255, or auto"),
         (["--workers", "256"], "argument --workers: "),
         (["--workers", "many"], "argument --workers: "),
-        (["--prot", "80"], "unrecognized arguments: --prot 80"),
+        (["--prot", "80"], "unrecognized arguments: --prot 80; did you mean --port?"),
+        (["-port", "80"], "unrecognized arguments: -port 80; did you mean --port?"),
+        (["--access_log"], "unrecognized arguments: --access_log; did you mean --access-log?"),
+        (["--inflx", "influxdb://h"], "unrecognized arguments: --inflx influxdb://…; did you mean --influx?"),
+        (["--bind", ""], "argument --bind: '' is not an address"),
+        (["--state", ""], "argument --state: '' is not the name of a file, or :memory:"),
+        (["--influx", ""], "argument --influx: it is empty"),
+        (["--influx", " \n"], "argument --influx: it is empty"),
         (["--inter", "1"], "unrecognized arguments: --inter 1"),
         (["8008"], "unrecognized arguments: 8008"),
     ],
@@ -435,10 +492,6 @@ def test_bad_usage_is_one_line_below_the_usage(arguments, reason, misuse):
 def test_bad_usage_ends_the_real_program_with_2():
     assert failure("--port", "http", code=2).startswith("argument --port: ")
     assert failure(env={DSN_VARIABLE: PASSWORD}, code=2).startswith(DSN_VARIABLE)
-
-
-def test_an_empty_name_of_a_state_file_is_refused(misuse):
-    misuse("--state", "")
 
 
 # --- what keeps it from starting

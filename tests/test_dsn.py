@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from daemons import PASSWORD, run_program, wait_until
 
-from webserver_influx import DSN_VARIABLE, Destination, parse_dsn
+from webserver_influx import DSN_VARIABLE, Destination, parse_arguments, parse_dsn
 
 
 @pytest.mark.smoke
@@ -95,10 +95,26 @@ def test_a_destination_prints_all_but_the_password(tls):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("dsn", MALFORMED)
+@pytest.mark.parametrize("dsn", [dsn for dsn in MALFORMED if dsn and dsn == dsn.strip()])
 def test_a_malformed_dsn_is_refused_without_a_word_of_it(dsn, misuse):
     assert misuse("--influx", dsn).startswith("argument --influx: ")
     assert misuse(dsn=dsn).startswith(f"{DSN_VARIABLE}: ")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_an_empty_variable_is_an_unset_one(monkeypatch, text):
+    """Compose makes it of one that its own environment does not have."""
+    monkeypatch.setenv(DSN_VARIABLE, text)
+    assert parse_arguments([]).destination == Destination()
+
+
+@pytest.mark.parametrize("text", ["influxdb://u:p@h/d\n", "influxdb://u:p@h/d\r\n", " \tinfluxdb://u:p@h/d "])
+def test_white_space_at_its_ends_is_no_part_of_a_dsn(monkeypatch, text):
+    """A file that a secret comes from ends with a line end."""
+    destination = Destination("h", 8086, "u", "p", "d")
+    assert parse_arguments(["--influx", text]).destination == destination
+    monkeypatch.setenv(DSN_VARIABLE, text)
+    assert parse_arguments([]).destination == destination
 
 
 @pytest.mark.parametrize("before", [["--inlux"], ["-influx"], []])
