@@ -754,6 +754,9 @@ class SumHandler(BaseHTTPRequestHandler):
         method = method or METHODS.get(request.lstrip(b"\r\n").partition(b" ")[0])
         if isinstance(error, RequestError):
             return method, error.status, str(error)
+        if isinstance(error, MemoryError):
+            log.warning("There is not enough memory to answer a request")
+            return method, 500, "The server has not enough memory for this request."
         log.exception("A bug in this server: a request could not be answered")
         return method, 500, "This server has a bug; its log says more."
 
@@ -1538,9 +1541,15 @@ else:
 CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize
 
 
+# Which limit an error of the system speaks of, where that is certain.
+LIMITS = {errno.EMFILE: "ulimit -n", errno.EAGAIN: "a limit of processes: ulimit -u, or pids.max of a container"}
+
+
 def reason_of(error: Exception) -> str:
-    """What an error says, without its number and the file."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    """What an error says, without its number and the file, and which limit it met."""
+    reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+    limit = LIMITS.get(getattr(error, "errno", None) or 0)
+    return f"{reason} ({limit})" if limit else reason
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
@@ -1589,8 +1598,7 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:  # Python does not say which limit that is
-        reason = "a limit of processes (pids.max of a container, ulimit -u) or of memory (ulimit -v)"
-        raise StartError(f"the system starts no further thread: {reason_of(error)}; {reason}") from None
+        raise StartError(f"{reason_of(error)} ({LIMITS[errno.EAGAIN]}; or of memory: ulimit -v)") from None
 
 
 # ----------------------------------------------------------------------------------------------- Server
@@ -2444,7 +2452,9 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             outbox.offer_again()
             recovered = outbox.recover(round(options.interval * 1e9), time_ns())
         except (OSError, sqlite3.Error) as error:
-            raise StartError(f"{options.state}: {reason_of(error)}; give another --state") from None
+            scarce = getattr(error, "errno", None) in LIMITS
+            remedy = "" if scarce else "; give another --state"
+            raise StartError(f"{options.state}: {reason_of(error)}{remedy}") from None
         if recovered:
             log.info("The server was killed when it ran last; %d requests it had counted are now in a point", recovered)
         reporter = Reporter(outbox, InfluxDB(options.destination, options.tags), options.interval)
@@ -2483,7 +2493,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         run(options, catch_signals())
     except StartError as error:
         reason = str(error)
-    except OSError as error:
+    except (OSError, MemoryError, ImportError) as error:  # ImportError: a part of Python that cannot be opened
         reason = reason_of(error)
     else:
         return 0

@@ -64,3 +64,21 @@ def installed(command: str) -> str:
         missing = pytest.fail if os.environ.get("CI") == "true" and command in INSTALLED_BY_CI else pytest.skip
         missing(f"no {command} on this machine: apt-get install {PACKAGES[command]}")
     return path
+
+
+@contextlib.contextmanager
+def process_limit(tmp_name: str):
+    """A control group of Linux whose number of processes and threads can be limited: yields its folder."""
+    for root in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):  # version 1, version 2
+        group = os.path.join(root, tmp_name)
+        try:
+            os.mkdir(group)
+        except OSError:
+            continue
+        try:
+            if os.path.exists(os.path.join(group, "pids.max")):
+                yield group
+                return
+        finally:
+            os.rmdir(group)
+    pytest.skip("no control group that limits processes can be made here: be root, outside of a container")

@@ -413,7 +413,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(server):
     lines = [line.split("Worker ")[1] for line in web.log() if "Worker " in line]
     died, failed, again = lines
     assert died.endswith(" died (exit code -9); another takes its place")
-    assert failed.endswith(": Too many open files); it is tried again and again")
+    assert failed.endswith(": Too many open files (ulimit -n)); it is tried again and again")
     assert again.endswith(" serves again")
 
 

@@ -86,8 +86,8 @@ IN_A_WORKER = "import os, sys, threading, time\nif '--multiprocessing-fork' in s
         ("os._exit(7)", "worker 2 cannot serve: exit code 7"),
         (
             "threading.Thread.start = lambda thread: exec('raise RuntimeError(chr(33))')",
-            "worker 2 cannot serve: the system starts no further thread: !; "
-            "a limit of processes (pids.max of a container, ulimit -u) or of memory (ulimit -v)",
+            "worker 2 cannot serve: ! "
+            "(a limit of processes: ulimit -u, or pids.max of a container; or of memory: ulimit -v)",
         ),
     ],
 )
