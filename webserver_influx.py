@@ -2138,6 +2138,8 @@ class Worker:
     def let_go(self) -> None:
         """Close what belonged to the process that died."""
         self.pipe.close()
+        with contextlib.suppress(ValueError):  # it is still ending
+            self.process.close()
         self.pipe, self.serves_since = None, inf
 
 

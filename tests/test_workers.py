@@ -150,9 +150,9 @@ def test_whatever_a_round_raises_the_next_one_replaces_who_died(tmp_path):
         def replaced(workers, start=Workers.start):
             start(workers)
             (worker,) = workers.others
-            first = worker.process.pid
-            os.kill(first, signal.SIGKILL)
-            while worker.process.pid == first or worker.serves_since == webserver_influx.inf:
+            first = worker.process
+            os.kill(first.pid, signal.SIGKILL)
+            while worker.process is first or worker.serves_since == webserver_influx.inf:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
 
