@@ -43,6 +43,7 @@ from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from itertools import accumulate
 from math import frexp, fsum, inf, isfinite
 from time import monotonic, sleep, time, time_ns
