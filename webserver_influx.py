@@ -43,9 +43,10 @@ from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
+from io import BufferedIOBase, BytesIO, TextIOWrapper
 from itertools import accumulate
 from math import frexp, fsum, inf, isfinite
+from queue import SimpleQueue
 from time import monotonic, sleep, time, time_ns
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 from urllib.parse import unquote, unquote_plus, urlsplit
@@ -109,6 +110,10 @@ CELLS = 255  # of the counter file, one for each serving thread of every worker
 WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
 RESPAWN_LONGEST_SECONDS = 60.0  # so long, which is also the longest pause
+
+OUTPUT_BYTES = 8 * 1024 * 1024  # that wait for standard output or error: what a busy access log brings in a second
+OUTPUT_REST_SECONDS = 0.01  # between two writes to it, so that the busiest log takes a hundred a second
+OUTPUT_SECONDS = 1.0  # at the end, for it to take what waits
 
 # ------------------------------------------------------------------------------------------------- Errors and words
 
@@ -2042,6 +2047,112 @@ def cpu_count() -> int:
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
+class Output(BufferedIOBase):
+    """Standard output or error, for which nobody waits: a thread of its own writes what others have written here.
+
+    What comes when OUTPUT_BYTES wait, or cannot be written, is lost; a line of the log counts it when there is room.
+    logging.handlers.QueueListener is not used: it takes log records only, and writes them one by one, which costs more
+    than to answer a request; and nothing bounds the time that its end takes.
+    """
+
+    END = b""
+
+    def __init__(self, descriptor: int) -> None:
+        self.name = descriptor
+        self.file = os.fdopen(descriptor, "wb", 0, closefd=False)
+        self.waiting: SimpleQueue[bytes] = SimpleQueue()
+        self.lock = threading.RLock()  # guards `size` and `lost`; a destructor that warns may come back to it
+        self.size = 0  # bytes that wait or are being written
+        self.lost = 0  # lines
+        self.writer = threading.Thread(target=self.write_what_waits, name=f"output {descriptor}", daemon=True)
+        with contextlib.suppress(RuntimeError):  # the system lets no thread start: finish() does its work
+            self.writer.start()
+
+    def write(self, data: Any) -> int:
+        """Let whole lines be written soon."""
+        with self.lock:
+            if self.size < OUTPUT_BYTES:
+                self.size += len(data)
+                self.waiting.put(data)
+            else:
+                self.lost += data.count(b"\n")
+        return len(data)
+
+    def write_what_waits(self) -> None:
+        """Write all that waits, in one go, again and again until the END."""
+        logged, ending = 0, False
+        while not ending or self.waiting.qsize():
+            batch = [self.waiting.get()]
+            batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
+            ending = ending or self.END in batch
+            text = b"".join(batch)
+            unwritten = self.write_now(text)
+            with self.lock:
+                self.size -= len(text)
+                self.lost += unwritten.count(b"\n")
+            if not unwritten and self.lost > logged:
+                logged = self.lost
+                log.warning("%d lines of this log are lost by now: they were not read, or could not be written", logged)
+            if not ending:
+                sleep(OUTPUT_REST_SECONDS)
+
+    def write_now(self, data: bytes) -> bytes:
+        """Write, however long that takes; return what could not be written."""
+        while data:
+            try:
+                written = self.file.write(data)
+            except OSError:
+                break
+            if not written:  # a pipe that is full, and was made not to block by another process
+                sleep(OUTPUT_REST_SECONDS)
+            data = data[written or 0 :]
+        return data
+
+    def finish(self, until: float) -> None:
+        """Wait for what waits to be written, until (monotonic seconds) at most; what comes later never is."""
+        self.waiting.put(self.END)
+        if self.writer.ident is None:
+            self.write_what_waits()
+        else:
+            self.writer.join(max(0.0, until - monotonic()))
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+
+@contextlib.contextmanager
+def outputs_in_background() -> Iterator[None]:
+    """Let nobody wait for standard output and error, or fail for their sake, whatever they are; not even if closed."""
+    open_standard_descriptors()
+    stdout, stderr = (
+        TextIOWrapper(
+            Output(descriptor),
+            encoding=getattr(stream, "encoding", None),  # a stream that was closed at the start is None
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+        for descriptor, stream in ((1, sys.stdout), (2, sys.stderr))
+    )
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        try:
+            yield
+        finally:
+            end = monotonic() + OUTPUT_SECONDS
+            for stream in (stdout, stderr):
+                stream.flush()
+                stream.buffer.finish(end)
+
+
+def open_standard_descriptors() -> None:
+    """Let those of standard input, output and error that are closed lead nowhere; not to the next file, a counter's."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 class LoggingHandler(SumHandler):
     """The handler of `--access-log`: a line on standard error for each reply, as `http.server` writes it."""
 
@@ -2290,6 +2401,7 @@ class Workers:
         self.loads.release()
 
 
+@outputs_in_background()
 def work(number: int, listener: socket.socket, path: str, options: argparse.Namespace, pipe: Any) -> None:
     """The life of worker number (2 to CELLS), a process."""
     for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; workers obey the pipe
@@ -2470,6 +2582,7 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             start_thread(reporter)  # which imports what InfluxDB takes, while no other thread imports anything
             announce(listener, options, outbox.display_name)
             stop_asked.recv(1)
+            print("Stops when what has come is answered and the last point delivered; a second Ctrl-C does not wait.")
         finally:
             service.stop()
         reporter.stop()
@@ -2484,10 +2597,10 @@ def announce(listener: socket.socket, options: argparse.Namespace, state: str) -
     print(
         f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
         f"Every {options.interval:g} s statistics go to {options.destination}; until then they are in {state}.",
-        flush=True,
     )
 
 
+@outputs_in_background()
 def main(argv: Optional[list[str]] = None) -> int:
     """Run the program; return its exit status: 0, or 1 if it failed. A second Ctrl-C ends it with 130."""
     options = parse_arguments(argv)

@@ -159,6 +159,10 @@ class Daemon:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def redirect(self, redirections: str) -> None:
+        """From the next start on, let a shell redirect its input and output, such as by `2>&-`."""
+        self._command = [installed("bash"), "-c", f'exec "$0" "$@" {redirections}', *self._command]
+
     def launch(self) -> None:
         """Start it."""
         if self.process is not None:
@@ -431,8 +435,8 @@ class Server(Daemon):
         return self
 
     def answers(self) -> bool:
-        """As soon as it says so, it serves; it says it in two lines at each start."""
-        return self.stdout_text().count("\n") == 2 * len(self._groups)
+        """As soon as it says so, it serves; it says it in two lines at each start, and in another that it stops."""
+        return len(re.findall("^Every .+\n", self.stdout_text(), re.MULTILINE)) == len(self._groups)
 
     @property
     def url(self) -> str:

@@ -37,6 +37,7 @@ INSTALLED_BY_CI = {
 }
 PACKAGES = {
     **INSTALLED_BY_CI,
+    "bash": "bash",
     "hostname": "hostname",
     "ps": "procps",
     "systemd-analyze": "systemd",

@@ -12,7 +12,6 @@ import re
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ from daemons import (
     ACCESS_LINE,
     PASSWORD,
     PATIENCE_S,
-    PROGRAM,
     REPORT_LINE,
     Server,
     free_port,
@@ -514,12 +512,3 @@ def test_an_address_that_is_not_this_machines_is_one_line(address, state):
     line = failure("--bind", address, "--port", "0", "--state", state)
     assert line.startswith(f"cannot listen on {address}, port 0: ")
     assert line.endswith("; give another --bind, an address of this machine")
-
-
-@linux
-def test_an_output_that_is_full_is_not_blamed_on_the_state_file(state):
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, PROGRAM, "--state", state, "--port", "0"]
-        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1] == "webserver_influx.py: error: No space left on device"

@@ -1,0 +1,236 @@
+"""What is printed and logged; and that requests are answered, counted and recorded whatever becomes of that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from books import counted
+from daemons import (
+    ACCESS_LINE,
+    PATIENCE_S,
+    PROGRAM,
+    Server,
+    free_port,
+    wait_until,
+)
+from messages import exchange, is_readable, message, post, texts
+from needs import installed, linux, posix
+
+import webserver_influx
+from webserver_influx import Output
+
+# --- standard output and error as a shell makes them
+
+
+def redirected(server, redirections: str, *options: str, env: dict[str, str] | None = None) -> Server:
+    """The server with other standard streams, once it accepts connections; it may not be able to say so."""
+    port = free_port()
+    web = server(*options, "--port", str(port), start=False, env=env)
+    web.redirect(redirections)
+    web.launch()
+    web.host, web.port = "127.0.0.1", port
+    wait_until(lambda: web.connect().close() is None, what="the port to open")
+    return web
+
+
+UNWRITABLE = ["2>/dev/full", "<&- >&- 2>&-", ">/dev/full", "> >(true)"]
+
+
+@linux
+@pytest.mark.parametrize("redirections", UNWRITABLE)
+def test_a_log_that_cannot_be_written_touches_no_reply(server, redirections):
+    web = redirected(server, redirections, "--access-log", "--verbose")
+    assert [web.get("/?a=1").text for _ in range(3)] == ["Sum: 1.0"] * 3
+    assert counted(web.state) == 3
+    assert web.stop() == 0
+
+
+@linux
+def test_a_terminal_that_is_gone_touches_no_reply(server):
+    master, terminal = os.openpty()
+    os.set_blocking(master, False)
+    shown = bytearray()
+    web = redirected(server, f"2>{os.ttyname(terminal)}", "--access-log")
+    web.get()
+    wait_until(lambda: shown.extend(os.read(master, 4096)) or b'"GET / HTTP/1.1" 200 6' in shown, what="the line")
+    os.close(master)
+    os.close(terminal)
+    assert [web.get().text for _ in range(3)] == ["Sum: 0"] * 3
+    assert web.stop() == 0
+
+
+@linux
+def test_standard_streams_that_were_closed_are_no_file_of_the_servers(server):
+    web = redirected(server, "<&- >&- 2>&-", "--workers", "2")
+    workers = wait_until(lambda: len(web.workers()) == 2 and web.workers(), what="two workers")
+    for pid in (web.process.pid, *workers):
+        assert {os.readlink(f"/proc/{pid}/fd/{descriptor}") for descriptor in range(3)} == {"/dev/null"}
+    assert web.get().text == "Sum: 0"
+    assert web.stop() == 0
+
+
+@linux
+@pytest.mark.parametrize(
+    ("option", "redirection"),
+    [("--help", ">/dev/full"), ("--help", ">&-"), ("--help", "> >(true)"), ("--version", ">&-")],
+)
+def test_what_nobody_can_read_is_no_failure(option, redirection):
+    command = [installed("bash"), "-c", f'exec "$0" "$@" {redirection}', sys.executable, PROGRAM, option]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@linux
+def test_an_error_goes_nowhere_else_where_there_is_no_standard_error(state):
+    command = [installed("bash"), "-c", 'exec "$0" "$@" 2>&-', sys.executable, PROGRAM, "--bind", "192.0.2.1"]
+    ended = subprocess.run([*command, "--state", state], stdout=subprocess.PIPE, timeout=PATIENCE_S, check=False)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252:strict"])
+def test_names_that_the_encoding_lacks_are_told_by_escapes(server, encoding):
+    env = {"PYTHONIOENCODING": encoding}
+    web = server("--state", "Łukasz.db", "--influx", "influxdb://127.0.0.1:1/bücher", env=env)
+    first_letter = "ü".encode(encoding.partition(":")[0], "backslashreplace")
+    assert (
+        b"database b%bcher, user math_server; until then they are in \\u0141ukasz.db." % first_letter
+        in (web.folder / "stdout").read_bytes()
+    )
+    assert web.get().text == "Sum: 0"
+    assert web.stop() == 0
+    assert any(line.endswith("points waiting in \\u0141ukasz.db: 1") for line in web.log()) or os.name == "nt"
+
+
+# --- a standard error that nobody reads
+
+
+class FullPipe:
+    """A named pipe that takes no more, until it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self.filling = 0
+        for size in (4096, 1):  # the last bytes, too
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    self.filling += os.write(self.descriptor, b"-" * size)
+        self.content = b""
+
+    def read(self) -> str:
+        """All that has come through it since it was full."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.descriptor, 65536):
+                self.content += data
+        return self.content[self.filling :].decode()
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+@pytest.fixture
+def full_pipe(tmp_path):
+    with contextlib.closing(FullPipe(tmp_path / "pipe")) as pipe:
+        yield pipe
+
+
+@posix
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_standard_error_that_nobody_reads_is_not_waited_for(server, full_pipe, workers):
+    options = ("--access-log", "--verbose", "--interval", "0.1", "--workers", workers)
+    web = redirected(server, f"2>{full_pipe.path}", *options)
+    for _ in range(3):
+        assert web.raw(message("GET /?a=1") * 400 + message("GET /", "Connection: close")).count(b"Sum: 1.0") == 400
+    points = wait_until(lambda: counted_in_points(web) == 1203, what="all requests in points")
+    assert points
+    begin = time.monotonic()
+    assert web.stop() == 0
+    assert time.monotonic() - begin < PATIENCE_S / 2
+
+
+def counted_in_points(web: Server) -> int:
+    with contextlib.closing(sqlite3.connect(web.state)) as database:
+        (number,) = database.execute("SELECT sum(requests_number) FROM requests").fetchone()
+    return number
+
+
+@posix
+def test_a_standard_output_that_nobody_reads_is_not_waited_for(server, full_pipe):
+    web = redirected(server, f">{full_pipe.path}")
+    assert web.get().text == "Sum: 0"
+    assert web.stop() == 0
+    assert len(web.log()) == 2  # InfluxDB, and the last minute
+
+
+@posix
+def test_a_second_ctrl_c_does_not_wait_for_the_log(server, full_pipe):
+    web = redirected(server, f"2>{full_pipe.path}")
+    with web.connect() as client:
+        client.sendall(post(b'{"a": 3}')[:-1])
+        assert not is_readable(client, 0.1)
+        web.process.send_signal(signal.SIGINT)
+        wait_until(web.refuses, what="it to accept no more")
+        assert web.stop(signal.SIGINT) == 130
+
+
+@posix
+def test_lines_that_are_lost_are_counted_and_told_when_there_is_room(server, full_pipe):
+    web = redirected(server, f"2>{full_pipe.path}", "--access-log")
+    size = 4000  # of a line
+    request = message(f"GET /{'a' * size}")
+    rounds = webserver_influx.OUTPUT_BYTES // size // 100 + 2
+    for _ in range(rounds):
+        web.raw(request * 99 + message("GET /", "Connection: close"))
+
+    def lines() -> int:
+        text = full_pipe.read()
+        lost = re.findall(r" WARNING (\d+) lines of this log are lost by now: ", text)
+        return len(ACCESS_LINE.findall(text)) + int(lost[-1]) if lost else 0
+
+    # Of the other lines, the first, of InfluxDB, may be among the lost.
+    wait_until(lambda: rounds * 100 <= lines() <= rounds * 100 + 1, what="each line, written or lost")
+    assert web.stop() == 0
+
+
+@pytest.mark.smoke
+def test_where_no_thread_can_be_started_the_end_writes_what_was_told(monkeypatch, at_end):
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reader, writer = os.pipe()
+    at_end.callback(os.close, reader)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    output = Output(writer)
+    output.write(b"one\n")
+    output.write(b"two\n")
+    output.finish(time.monotonic())
+    os.close(writer)
+    assert os.read(reader, 100) == b"one\ntwo\n"
+
+
+# --- what is told when it stops
+
+
+@posix
+def test_ctrl_c_is_answered_at_once_by_what_it_waits_for(server):
+    web = server()
+    with web.connect() as client:
+        exchange(client, message("GET /"), until=b"Sum: 0")
+        client.sendall(post(b'{"a": 3}')[:-1])
+        web.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "\nStops when requests in flight are answered and " in web.stdout_text(), what="the line")
+        assert web.running
+        client.sendall(b"}")
+        assert texts(client.recv(4096)) == ["Sum: 3.0"]
+    assert web.wait() == 0
