@@ -409,7 +409,11 @@ class Reply(NamedTuple):
 PASSWORD = "s3cret-word"  # for tests that need one; no server may ever print it
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) \S.*")
-ACCESS_LINE = re.compile(r'\S+ - - \[\d\d/\w{3}/\d{4} \d\d:\d\d:\d\d[^\]]*\] "[^"]*" \d{3} \d+')
+# Common Log Format: %h %l %u %t "%r" %>s %B, escaped as nginx does
+ACCESS_LINE = re.compile(
+    r"(?P<host>\S+) - - \[(?P<time>\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] "
+    r'"(?P<request>(?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" (?P<status>\d{3}) (?P<bytes>\d+)'
+)
 REPORT_LINE = re.compile(r"\S+ \S+ (?:INFO|WARNING) (\d+) requests in \d+ s, \d+\.\d per second; (.+)")
 
 

@@ -38,6 +38,7 @@ INSTALLED_BY_CI = {
 PACKAGES = {
     **INSTALLED_BY_CI,
     "bash": "bash",
+    "goaccess": "goaccess",
     "hostname": "hostname",
     "ps": "procps",
     "systemd-analyze": "systemd",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
 import os
 import re
 import signal
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -21,13 +24,14 @@ from daemons import (
     PROGRAM,
     Server,
     free_port,
+    reset_at_close,
     wait_until,
 )
 from messages import exchange, is_readable, message, post, texts
-from needs import installed, linux, posix
+from needs import installed, ipv6, linux, posix
 
 import webserver_influx
-from webserver_influx import Output
+from webserver_influx import LoggingHandler, Output
 
 # --- standard output and error as a shell makes them
 
@@ -229,8 +233,118 @@ def test_ctrl_c_is_answered_at_once_by_what_it_waits_for(server):
         exchange(client, message("GET /"), until=b"Sum: 0")
         client.sendall(post(b'{"a": 3}')[:-1])
         web.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "\nStops when requests in flight are answered and " in web.stdout_text(), what="the line")
+        wait_until(lambda: "\nStops when what has come is answered and " in web.stdout_text(), what="the line")
         assert web.running
         client.sendall(b"}")
         assert texts(client.recv(4096)) == ["Sum: 3.0"]
     assert web.wait() == 0
+
+
+# --- the access log
+
+
+def access_log(web: Server) -> list[re.Match[str]]:
+    """The lines of the access log, once the server has ended."""
+    assert web.stop() == 0 or os.name == "nt"
+    return [match for line in web.log() if (match := ACCESS_LINE.fullmatch(line))]
+
+
+def send_only(web: Server, data: bytes) -> None:
+    """Send this and no more, and wait for the end of the connection."""
+    web.raw(data, half_close=True)
+
+
+def test_access_log_has_a_line_for_each_request_in_the_common_log_format(server):
+    web = server("--access-log")
+    before = int(time.time())
+    web.get("/some/where?a=1%0A2&b=2")
+    (line,) = access_log(web)
+    assert line["host"] == "127.0.0.1"
+    assert line["request"] == "GET /some/where?a=1%0A2&b=2 HTTP/1.1"
+    assert (line["status"], line["bytes"]) == ("200", "8")
+    told = datetime.strptime(line["time"], "%d/%b/%Y:%H:%M:%S %z")
+    assert before <= told.timestamp() <= time.time()
+
+
+@ipv6
+def test_an_ipv4_client_has_its_own_address_in_the_access_log_and_in_others(server):
+    web = server("--access-log", "--verbose", everywhere=True)
+    web.get()
+    web.get(host="::1")
+    hang_up(web)
+    wait_until(lambda: any(" DEBUG 127.0.0.1 hung up: " in line for line in web.log()), what="the line")
+    assert [line["host"] for line in access_log(web)] == ["127.0.0.1", "::1", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [("::ffff:192.0.2.1", "192.0.2.1"), ("fe80::1%eth0", "fe80::1"), ("2001:db8::1", "2001:db8::1"), ("?", "?")],
+)
+def test_a_client_is_shown_by_the_address_alone(address, shown):
+    assert LoggingHandler((address, 1), None, None).address_string() == shown
+
+
+def test_access_log_does_not_show_one_request_as_another(server):
+    web = server("--access-log")
+    send_only(web, b"GET /?a=1 HTTP/1.1\r\nHost: x\r\n\r\nFOO\r\n\r\n")
+    first, second = access_log(web)
+    assert first["request"] == "GET /?a=1 HTTP/1.1"
+    assert (second["request"], second["status"]) == ("FOO", "400")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b'GET /?"a"=\\x41 HTTP/1.1', r"GET /?\x22a\x22=\x5Cx41 HTTP/1.1"),
+        (b"GET /\n\x1b[31m\x9b\xff HTTP/1.1", r"GET /\x0A\x1B[31m\x9B\xFF HTTP/1.1"),
+        ("GET /ü HTTP/1.1".encode(), r"GET /\xC3\xBC HTTP/1.1"),
+        (b"GET /\r" + b" HTTP/1.1", r"GET /\x0D HTTP/1.1"),
+        (b"\r\n\r\n", "-"),
+        (b"GET /" + b"a" * 9000, "GET /" + "a" * 3995),
+        (b"GET /" + b'"' * 9000, "GET /" + r"\x22" * 998),
+        (b"GET /12" + b'"' * 9000, "GET /12" + r"\x22" * 998),
+    ],
+    ids=["quotes", "controls", "utf-8", "a bare CR", "nothing", "too long", "too long escaped", "cut elsewhere"],
+)
+def test_access_log_shows_a_request_line_so_that_it_is_read_as_it_was(line, shown):
+    written = io.TextIOWrapper(io.BytesIO())
+    with contextlib.redirect_stderr(written):
+        LoggingHandler(("127.0.0.1", 1), None, None).log_reply(line + b"\r\nHost: x\r\n\r\n", 400, 3)
+    text = written.buffer.getvalue().decode("ascii")
+    assert ACCESS_LINE.fullmatch(text.rstrip("\n"))["request"] == shown
+
+
+def test_access_log_tells_the_bytes_of_content_that_were_sent(server):
+    web = server("--access-log")
+    for method in ("GET", "HEAD", "PUT"):
+        web.request(method, "/?a=1")
+    web.raw(b"HEAD / HTTP/3.0\r\n\r\n")
+    lines = [(line["request"].split()[0], line["status"], int(line["bytes"])) for line in access_log(web)]
+    assert [line[:2] for line in lines] == [("GET", "200"), ("HEAD", "200"), ("PUT", "405"), ("HEAD", "505")]
+    assert [line[2] > 0 for line in lines] == [True, False, True, False]
+    assert lines[0][2] == len("Sum: 1.0")
+
+
+def test_a_log_reader_understands_every_line(server, tmp_path):
+    goaccess = installed("goaccess")
+    web = server("--access-log", everywhere=True)
+    for target in ("/", "/?a=1", '/"', "/\\", "/%22?b=%FF"):
+        web.raw(message(f"GET {target}", "Connection: close"))
+    web.request("HEAD", "/")
+    for data in (b"GET /\xff HTTP/1.1\r\n\r\n", b"GET /" + b"\xff" * 8000 + b" HTTP/1.1\r\n\r\n"):
+        send_only(web, data)
+    lines = access_log(web)
+    log = tmp_path / "access.log"
+    log.write_text("".join(f"{line[0]}\n" for line in lines))
+    command = [goaccess, str(log), "--log-format=COMMON", "--no-global-config", "-o", str(tmp_path / "report.json")]
+    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=PATIENCE_S)
+    general = json.loads((tmp_path / "report.json").read_text(errors="replace"))["general"]
+    assert (general["valid_requests"], general["failed_requests"]) == (len(lines), 0)
+
+
+def hang_up(web: Server) -> None:
+    """Reset a connection on which a request has been answered."""
+    with web.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(1024)
+        reset_at_close(client)
