@@ -111,9 +111,10 @@ WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
 RESPAWN_LONGEST_SECONDS = 60.0  # so long, which is also the longest pause
 
-LOGGED_BYTES = 4000  # of a request line in the access log; goaccess takes lines of 4 KiB
+LOGGED_BYTES = 4000  # of a request line in the access log; goaccess, and a piece of output, take a line of 4 KiB
 OUTPUT_BYTES = 8 * 1024 * 1024  # that wait for standard output or error: what a busy access log brings in a second
-OUTPUT_REST_SECONDS = 0.01  # between two writes to it, so that the busiest log takes a hundred a second
+OUTPUT_PIECE_BYTES = 4096  # in one write: what a pipe keeps together when several processes write to it (PIPE_BUF)
+OUTPUT_REST_SECONDS = 0.01  # between two looks at what waits; a busy log wakes its thread a hundred times a second
 OUTPUT_SECONDS = 1.0  # at the end, for it to take what waits
 
 # ------------------------------------------------------------------------------------------------- Errors and words
@@ -2085,7 +2086,7 @@ class Output(BufferedIOBase):
         return len(data)
 
     def write_what_waits(self) -> None:
-        """Write all that waits, in one go, again and again until the END."""
+        """Write all that waits, again and again until the END."""
         logged, ending = 0, False
         while not ending or self.waiting.qsize():
             batch = [self.waiting.get()]
@@ -2103,16 +2104,18 @@ class Output(BufferedIOBase):
                 sleep(OUTPUT_REST_SECONDS)
 
     def write_now(self, data: bytes) -> bytes:
-        """Write, however long that takes; return what could not be written."""
-        while data:
+        """Write, some whole lines at a time, however long that takes; return what could not be written."""
+        start = 0
+        while start < len(data):
+            end = data.rfind(b"\n", start, start + OUTPUT_PIECE_BYTES) + 1 or len(data)
             try:
-                written = self.file.write(data)
+                written = self.file.write(data[start:end])
             except OSError:
                 break
             if not written:  # a pipe that is full, and was made not to block by another process
                 sleep(OUTPUT_REST_SECONDS)
-            data = data[written or 0 :]
-        return data
+            start += written or 0
+        return data[start:]
 
     def finish(self, until: float) -> None:
         """Wait for what waits to be written, until (monotonic seconds) at most; what comes later never is."""

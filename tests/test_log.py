@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import sqlite3
 import subprocess
@@ -205,6 +206,27 @@ def test_lines_that_are_lost_are_counted_and_told_when_there_is_room(server, ful
     # Of the other lines, the first, of InfluxDB, may be among the lost.
     wait_until(lambda: rounds * 100 <= lines() <= rounds * 100 + 1, what="each line, written or lost")
     assert web.stop() == 0
+
+
+class Pieces(list):
+    """A file that shows each write."""
+
+    def write(self, data: bytes) -> int:
+        self.append(data)
+        return len(data)
+
+
+@linux
+def test_a_write_is_of_whole_lines_and_so_short_that_a_pipe_of_several_workers_keeps_them_together():
+    output = Output(2)
+    output.file = Pieces()
+    lines = [b"%d %b\n" % (number, b"a" * (number % 100)) for number in range(2000)]
+    for line in lines:
+        output.write(line)
+    output.finish(time.monotonic() + PATIENCE_S)
+    assert b"".join(output.file) == b"".join(lines)
+    assert len(output.file) < 100
+    assert all(piece.endswith(b"\n") and len(piece) <= select.PIPE_BUF for piece in output.file)
 
 
 @pytest.mark.smoke
