@@ -34,11 +34,11 @@ INSTALLED_BY_CI = {
     "wrk": "wrk",
     "ab": "apache2-utils",
     "curl": "curl",
+    "goaccess": "goaccess",
 }
 PACKAGES = {
     **INSTALLED_BY_CI,
     "bash": "bash",
-    "goaccess": "goaccess",
     "hostname": "hostname",
     "ps": "procps",
     "systemd-analyze": "systemd",

@@ -333,6 +333,7 @@ def test_the_limits_are_those_of_the_program():
         f"a line of these over {program.CHUNK_LINE_BYTES // 1024} KiB",
         f"with over {program.CHUNK_EXCESS_BYTES // 1024} KiB more than they need",
         f"more than {program.FIELD_LINES} trailers",
+        f"Up to {program.OUTPUT_BYTES // 1024**2} MiB wait in\nmemory",
     ):
         assert words in README
     assert 1 / (1 + program.TURN_REST) == 0.2
