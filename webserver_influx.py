@@ -106,6 +106,7 @@ EXCHANGE_SECONDS = 10.0  # for all of a request to InfluxDB and its answer, the 
 ANSWER_BYTES = 1024 * 1024  # read of an answer; one that quotes a batch which it cannot parse has 100 kB
 RETRY_SECONDS = 1.0  # until a failed delivery is tried again; twice as long each time, up to the interval
 BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
+MILLISECOND = 1_000_000  # in the nanoseconds of points
 CELLS = 255  # of the counter file, one for each serving thread of every worker
 WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
@@ -953,20 +954,21 @@ class Outbox:
                start on
     state      one row: the counter's identity, how much of its total is already in points, and since when the rest was
                counted
+    lanes      the last millisecond since 1970 that is used in each lane; see next_time()
 
     One transaction stores a point and the total reported, so no kill can separate them. `journal_mode=WAL` lets people
     read the file while the server writes; `synchronous=FULL` syncs each commit, so that it survives a power loss.
     """
 
     APPLICATION_ID = 0x6D617468  # "math"
-    VERSION = 1
+    VERSION = 2  # 1 had no lanes
+    LANES = 100
     SCHEMA = """
         BEGIN;
         CREATE TABLE requests (time INTEGER PRIMARY KEY, requests_number INTEGER NOT NULL);
         CREATE TABLE rejected (time INTEGER PRIMARY KEY, requests_number INTEGER NOT NULL, reason TEXT NOT NULL);
         CREATE TABLE state (counter BLOB NOT NULL, reported INTEGER NOT NULL, since INTEGER NOT NULL);
         PRAGMA application_id = %d;
-        PRAGMA user_version = %d;
     """
 
     def __init__(self, path: str) -> None:
@@ -993,12 +995,13 @@ class Outbox:
         (application_id,) = self.database.execute("PRAGMA application_id").fetchone()
         if application_id != self.APPLICATION_ID:
             raise StartError(f"{self.path} is the database of another program; give another --state.")
-        (version,) = self.database.execute("PRAGMA user_version").fetchone()
-        if version != self.VERSION:
+        version = self.version()
+        if version not in (1, self.VERSION):
             raise StartError(f"{self.path} is of version {version}, not {self.VERSION}; give another --state.")
         (report,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
-        if report != "ok" or not self.state():
-            flaw = "the table state is empty" if report == "ok" else one_line(report)
+        is_whole = self.state() and (version == 1 or len(self.lanes()) == self.LANES)
+        if report != "ok" or not is_whole:
+            flaw = "the table state or lanes is not whole" if report == "ok" else one_line(report)
             raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or give another --state.")
 
     def open_for(self, counter: Counter) -> None:
@@ -1016,30 +1019,73 @@ class Outbox:
         elif counter.total():
             raise StartError(f"{self.path} is missing, but {counter.path} is there; restore that, or move this away.")
         else:
-            self.database.executescript(self.SCHEMA % (self.APPLICATION_ID, self.VERSION))
+            self.database.executescript(self.SCHEMA % self.APPLICATION_ID)
             self.database.execute("INSERT INTO state VALUES (?, 0, ?)", (counter.identity, time_ns()))
+            self.make_lanes(used=0)
             self.database.commit()
+        if self.version() == 1:
+            self.take_over_version_1(time_ns())
         self.database.execute("PRAGMA journal_mode = WAL")
         self.database.execute("PRAGMA synchronous = FULL")
+
+    def version(self) -> int:
+        """Of the schema."""
+        return int(self.database.execute("PRAGMA user_version").fetchone()[0])
+
+    def make_lanes(self, used: int) -> None:
+        """Make the lanes, with all milliseconds up to this one (since 1970) used."""
+        self.database.execute("CREATE TABLE lanes (last INTEGER NOT NULL)")
+        self.database.executemany("INSERT INTO lanes VALUES (?)", [(used + lane,) for lane in range(self.LANES)])
+        self.database.execute(f"PRAGMA user_version = {self.VERSION}")
+
+    def lanes(self) -> list[int]:
+        """The last millisecond used in each."""
+        return [last for (last,) in self.database.execute("SELECT last FROM lanes")]
+
+    def take_over_version_1(self, now: int) -> None:
+        """Give lanes to a file that knows only the last of the times it used (ns), `since`.
+
+        All before now counts as used; but not all before `since`, because a clock that was ahead once would then keep
+        the next points in the future, too.
+        """
+        since = self.state()[2]
+        last = since // MILLISECOND
+        self.database.execute("BEGIN IMMEDIATE")
+        self.make_lanes(used=min(since, now) // MILLISECOND)
+        query = "UPDATE lanes SET last = max(last, ?) WHERE last % ? = ?"
+        self.database.execute(query, (last, self.LANES, last % self.LANES))
+        self.database.commit()
 
     def state(self) -> Any:
         """The counter's identity, the total reported, and the time (ns) since when the rest was counted; or None."""
         return self.database.execute("SELECT counter, reported, since FROM state").fetchone()
 
     def record(self, now: int) -> int:
-        """Make a point of all requests not yet in one, and return their number.
-
-        Its time is now (ns), or just after the point before it if the clock was set back.
-        """
+        """Make a point of all requests not yet in one, at the time now (ns); return their number."""
         with self.lock:
             total = self.counter.total()
             self.counter.flush()  # first, so that after a power loss the counter is never behind `reported`
-            _, reported, since = self.state()
-            timestamp = max(now, since + 1)
+            _, reported, _ = self.state()
             with self.database:
-                self.database.execute("INSERT INTO requests VALUES (?, ?)", (timestamp, total - reported))
-                self.database.execute("UPDATE state SET reported = ?, since = ?", (total, timestamp))
+                self.database.execute("INSERT INTO requests VALUES (?, ?)", (self.next_time(now), total - reported))
+                self.database.execute("UPDATE state SET reported = ?, since = ?", (total, now))
             return int(total - reported)
+
+    def next_time(self, now: int) -> int:
+        """Take a time for a point (ns): now, to a tenth of a second, in a millisecond that no point had before.
+
+        The milliseconds with the same last two digits are a lane. Two lanes share no millisecond, and within a lane
+        times only increase; so none is used twice, however the clock is set, and though the points of the past are
+        nowhere remembered. A point goes into the lane whose last time is the latest that is not ahead of now. A clock
+        that was ahead thus costs one lane until that time has come. If it has cost them all, which takes a hundred
+        steps back, each to before the last, the time is just after the earliest of theirs.
+        """
+        millisecond, rest = divmod(now, MILLISECOND)
+        lasts = self.lanes()
+        last = max((last for last in lasts if last <= millisecond), default=min(lasts))
+        taken = last + max(1, (millisecond - last) // self.LANES) * self.LANES
+        self.database.execute("UPDATE lanes SET last = ? WHERE last = ?", (taken, last))
+        return int(taken * MILLISECOND + rest)
 
     def recover(self, interval: int, now: int) -> int:
         """Start a run now (ns); return how many requests a killed run left unrecorded.
@@ -1052,7 +1098,7 @@ class Outbox:
             if left:
                 self.record(min(since + interval, now))
             with self.database:
-                self.database.execute("UPDATE state SET since = max(since, ?)", (now,))
+                self.database.execute("UPDATE state SET since = ?", (now,))
             return left
 
     def oldest(self, limit: int) -> list[Point]:
@@ -1067,9 +1113,10 @@ class Outbox:
             return int(self.database.execute("SELECT count(*) FROM requests").fetchone()[0])
 
     def remove(self, points: list[Point]) -> None:
-        """Delete consecutive points that InfluxDB acknowledged."""
+        """Delete points that InfluxDB acknowledged, and no other: the clock may have put one between them since."""
         with self.lock, self.database:
-            self.database.execute("DELETE FROM requests WHERE time BETWEEN ? AND ?", (points[0][0], points[-1][0]))
+            times = [(time,) for time, _ in points]
+            self.database.executemany("DELETE FROM requests WHERE time = ?", times)
 
     def offer_again(self) -> None:
         """Let points that InfluxDB rejected wait again: the cause may have been mended, or it rejects them again."""
@@ -1383,6 +1430,7 @@ class Reporter(threading.Thread):
         self.outbox, self.influxdb, self.interval = outbox, influxdb, interval
         self.stopping = threading.Event()
         self.recorded = monotonic()  # when the running interval began
+        self.clock_offset = time_ns() / 1e9 - self.recorded  # of the system's clock to the monotonic one, in seconds
         self.trouble = self.rejection = ""  # what was logged last
         self.rejected = 0  # points, since the last was recorded
         self.pause = 0.0  # seconds from the last failure in a row to the next try; 0 if the last delivery did not fail
@@ -1441,11 +1489,22 @@ class Reporter(threading.Thread):
 
     def record(self) -> tuple[int, float]:
         """Record a point; return its number of requests, and in how many seconds they came."""
-        number = self.outbox.record(time_ns())
+        time = time_ns()
+        self.watch_clock(time / 1e9 - monotonic())
+        number = self.outbox.record(time)
         now = monotonic()
         seconds, self.recorded = now - self.recorded, now
         self.rejected = 0
         return number, seconds
+
+    def watch_clock(self, offset: float) -> None:
+        """Log a step of the system's clock, whose offset (seconds) to the monotonic one is now this."""
+        step = offset - self.clock_offset
+        self.clock_offset = offset
+        if step > self.interval:
+            log.warning("The system's clock went forward by %.0f s: it was set, or the machine was asleep", step)
+        elif step < -self.interval:
+            log.warning("The system's clock was set back by %.0f s", -step)
 
     def deliver(self, until: float) -> None:
         """Send what waits, oldest first, until nothing does, InfluxDB is in trouble, or until (monotonic seconds).
@@ -2594,11 +2653,14 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, make=outbox.is_new)))
             outbox.open_for(counter)
             outbox.offer_again()
+            behind = (outbox.state()[2] - time_ns()) / 1e9
             recovered = outbox.recover(round(options.interval * 1e9), time_ns())
         except (OSError, sqlite3.Error) as error:
             scarce = getattr(error, "errno", None) in LIMITS
             remedy = "" if scarce else "; give another --state"
             raise StartError(f"{options.state}: {reason_of(error)}{remedy}") from None
+        if behind > options.interval:
+            log.warning("The system's clock is %.0f s behind the time at which the server ran last", behind)
         if recovered:
             log.info("The server was killed when it ran last; %d requests it had counted are now in a point", recovered)
         reporter = Reporter(outbox, InfluxDB(options.destination, options.tags), options.interval)

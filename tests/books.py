@@ -10,7 +10,7 @@ import sqlite3
 import struct
 from pathlib import Path
 
-SECOND = 1_000_000_000  # in the nanoseconds of points
+SECOND, MILLISECOND = 1_000_000_000, 1_000_000  # in the nanoseconds of points
 
 
 def count(counter, number: int) -> None:

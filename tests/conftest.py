@@ -24,7 +24,7 @@ import pytest
 
 pytest.register_assert_rewrite("daemons", "local", "messages", "needs", "refusals")
 
-from daemons import Guard, Influxd, Server, free_port, new_folder
+from daemons import Guard, Influxd, Server, VictoriaMetrics, free_port, new_folder
 from local import Local
 from refusals import error_line
 
@@ -63,6 +63,19 @@ def influxd(guard, tmp_path):
             daemon = Influxd(guard, new_folder(tmp_path, "influxd"), auth)
             at_end.callback(daemon.close)
             return daemon.start() if start else daemon
+
+        yield make
+
+
+@pytest.fixture
+def victoria_metrics(guard, tmp_path):
+    """victoria_metrics() -> VictoriaMetrics, new and empty."""
+    with contextlib.ExitStack() as at_end:
+
+        def make() -> VictoriaMetrics:
+            daemon = VictoriaMetrics(guard, new_folder(tmp_path, "victoria-metrics"))
+            at_end.callback(daemon.close)
+            return daemon.start()
 
         yield make
 

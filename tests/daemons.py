@@ -397,6 +397,40 @@ def replaced_once(pattern: str, replacement: str, text: str) -> str:
     return text
 
 
+class VictoriaMetrics(Daemon):
+    """VictoriaMetrics as the README starts it, but for its port and the folder of its data."""
+
+    def __init__(self, guard: Guard, folder: Path):
+        self.port = free_port()
+        readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+        (options,) = re.findall("^victoria-metrics (.*)$", readme, re.MULTILINE)
+        places = [f"-httpListenAddr=127.0.0.1:{self.port}", f"-storageDataPath={folder / 'data'}"]
+        super().__init__(guard, folder, [installed("victoria-metrics"), *options.split(), *places])
+
+    def get(self, path: str, **parameters: str) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        with contextlib.closing(connection):
+            connection.request("GET", f"{path}?{urllib.parse.urlencode(parameters)}")
+            return connection.getresponse().read().decode()
+
+    def answers(self) -> bool:
+        return self.get("/health") == "OK"
+
+    def dsn(self) -> str:
+        return f"influxdb://127.0.0.1:{self.port}"
+
+    def points(self) -> list[dict[str, Any]]:
+        """The server's points, with times in ns since 1970."""
+        self.get("/internal/force_flush")  # or it takes seconds until a new series is found
+        found = self.get("/api/v1/export", **{"match[]": "requests_requests_number", "start": "0", "end": "4e9"})
+        series = [json.loads(line) for line in found.splitlines()]
+        return [
+            {"time": when * 1_000_000, "requests_number": number}
+            for one in series
+            for when, number in zip(one["timestamps"], one["values"])
+        ]
+
+
 # --- the server
 
 
@@ -556,10 +590,11 @@ def run_program(*arguments: str, timeout: float = PATIENCE_S, env: dict | None =
 
 
 def run_python(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    """A script to its end, with the program's folder as the current one, so that it can be imported."""
+    """A script to its end, with the program's folder as the current one, so that it and the tests can be imported."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
         cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "tests")},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

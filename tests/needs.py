@@ -39,6 +39,7 @@ INSTALLED_BY_CI = {
 PACKAGES = {
     **INSTALLED_BY_CI,
     "bash": "bash",
+    "faketime": "faketime",
     "hostname": "hostname",
     "ps": "procps",
     "systemd-analyze": "systemd",

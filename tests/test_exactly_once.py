@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import selectors
 import signal
 import socket
@@ -16,10 +17,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Callable
 
 import pytest
-from books import cells, counted, rejected, waiting
+from books import MILLISECOND, cells, counted, rejected, waiting
 from daemons import PATIENCE_S, PROJECT, Server, group_lives, received, wait_until
+from needs import installed
 from proxy import Fate, Proxy
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no kill -9 and no SIGSTOP")
@@ -279,6 +282,61 @@ def test_a_stop_under_full_load_is_in_good_order_and_the_books_balance(server, i
     web.start()  # what was counted after the last point, on connections that were cut, comes now
     assert web.stop() == 0
     assert influx.total() + undelivered(web) == counted(web.state)
+
+
+# --- clocks
+
+
+def shifted_clock(folder: Path) -> tuple[dict[str, str], Callable[[int], None]]:
+    """The environment of a server whose clock is shifted by as many seconds as the function says, anew at each call."""
+    listed = subprocess.run([installed("faketime"), "-f", "+0", "env"], capture_output=True, text=True, check=True)
+    (preload,) = re.findall("^LD_PRELOAD=(.*)$", listed.stdout, re.MULTILINE)
+    file = folder / "clock"
+
+    def shift(seconds: int) -> None:
+        new = file.with_name("new clock")
+        new.write_text(f"{seconds:+d}\n")
+        new.replace(file)
+
+    shift(0)
+    environment = {
+        "LD_PRELOAD": preload.replace("libfaketime.so", "libfaketimeMT.so"),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    return environment, shift
+
+
+@pytest.mark.parametrize("database", ["influxd", "victoria_metrics"])
+def test_the_books_balance_and_times_are_true_however_the_clock_is_set(server, tmp_path, request, database):
+    """It goes ahead and back in a running server, and back again while the server is killed."""
+    environment, shift = shifted_clock(tmp_path)
+    influx = request.getfixturevalue(database)()
+    web = server("--interval", "0.3", "--influx", influx.dsn(), env=environment)
+
+    def is_recorded(seconds: int) -> bool:
+        """Whether a point has come that shows this shift."""
+        get_many(web, 1)
+        return any(abs(point["time"] / 1e9 - time.time() - seconds) < 5 for point in influx.points())
+
+    for seconds in (3600, 0, 24 * 3600, -3600, 24 * 3600 - 1, -1, 0):
+        shift(seconds)
+        wait_until(lambda seconds=seconds: is_recorded(seconds), what=f"a point at {seconds:+d} s")
+    web.freeze()
+    shift(-24 * 3600)
+    web.kill()
+    web.start()
+    shift(0)
+    get_many(web, 1)
+    wait_until(lambda: web.stderr_text().count("went forward by 86400 s") == 2)
+    assert web.stop() == 0
+    points = influx.points()
+    assert len({point["time"] // MILLISECOND for point in points}) == len(points)
+    assert sum(point["requests_number"] for point in points) == counted(web.state)
+    assert abs(max(point["time"] for point in points) / 1e9 - time.time() - 24 * 3600) < 60
+    for line in ("forward by 3600 s", "back by 3600 s", r"\d{5} s behind the time at which the server ran last"):
+        assert re.search(line, web.stderr_text())
 
 
 # --- crash points

@@ -239,14 +239,14 @@ def test_the_reporter_survives_an_error_that_cannot_be_logged(outbox, influxdb, 
 
 
 class Clock:
-    """A clock that moves only when somebody waits, and stands for the event that ends the reporter."""
+    """Clocks that move only when somebody waits; they stand for the event that ends the reporter, too."""
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, monkeypatch, rounds: int) -> None:
         self.now = 0.0
         self.rounds = rounds
-
-    def monotonic(self) -> float:
-        return self.now
+        self.ahead = 0.0  # how far the system's clock has been set
+        monkeypatch.setattr(webserver_influx, "monotonic", lambda: self.now)
+        monkeypatch.setattr(webserver_influx, "time_ns", lambda: round((1.7e9 + self.now + self.ahead) * 1e9))
 
     def wait(self, seconds: float) -> bool:
         self.now += max(0.0, seconds)
@@ -290,8 +290,7 @@ class SlowOutbox:
     ids=["idle", "slow rounds", "two beats missed", "just on time", "many beats missed"],
 )
 def test_the_schedule_does_not_drift_and_beats_that_were_missed_are_skipped(monkeypatch, caplog, seconds, recorded):
-    clock = Clock(rounds=4)
-    monkeypatch.setattr(webserver_influx, "monotonic", clock.monotonic)
+    clock = Clock(monkeypatch, rounds=4)
     outbox = SlowOutbox(clock, [each or 0.001 for each in seconds])
     reporter = Reporter(outbox, TakesAll(), 60.0)
     reporter.stopping = clock
@@ -351,18 +350,31 @@ def test_a_fault_that_was_away_in_between_is_tried_again_soon(reporter, influxdb
 
 
 @pytest.mark.smoke
+def test_a_step_of_the_clock_by_more_than_an_interval_is_one_line(monkeypatch, caplog):
+    clock = Clock(monkeypatch, rounds=0)
+    reporter = Reporter(SlowOutbox(clock, [0.001] * 12), TakesAll(), 60.0)
+    for ahead in (0, 59, 0, 86400, 86400, 86400, 0, 0, -3600, -3600):
+        clock.ahead = ahead
+        clock.now += 60
+        a_round(reporter)
+    assert warnings_in(caplog) == [
+        "The system's clock went forward by 86400 s: it was set, or the machine was asleep",
+        "The system's clock was set back by 86400 s",
+        "The system's clock was set back by 3600 s",
+    ]
+
+
+@pytest.mark.smoke
 def test_two_reports_in_one_tick_of_a_coarse_clock_are_no_bug(monkeypatch, caplog):
     """Windows' monotonic clock has ticks of 16 ms."""
-    clock = Clock(rounds=1)
-    monkeypatch.setattr(webserver_influx, "monotonic", clock.monotonic)
+    clock = Clock(monkeypatch, rounds=1)
     a_round(Reporter(SlowOutbox(clock, [0.0]), TakesAll(), 60.0))
     assert not warnings_in(caplog)
 
 
 @pytest.mark.smoke
 def test_delivery_ends_when_the_next_point_is_due(outbox, since, reporter, influxdb, monkeypatch):
-    clock = Clock(rounds=1)
-    monkeypatch.setattr(webserver_influx, "monotonic", clock.monotonic)
+    clock = Clock(monkeypatch, rounds=1)
 
     def write(points):
         clock.now += 1
