@@ -96,16 +96,17 @@ CHANCES = 10  # it leaves accepting that often to one that takes none: a frozen 
 BURST_CONNECTIONS = 64  # up to this many of the running second count though they are closed; more would cost a fifth
 
 REPEAT_SECONDS = 0.3  # a signal within this time is the first one again: `timeout` and wrappers send it twice
+STOP_SECONDS = 7.0  # at shutdown, for all but the log; it stays below the 10 s after which Docker kills
 BACKLOG_SECONDS = 0.5  # at shutdown, for connections that wait to be accepted
-GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; with the delivery it stays below Docker's 10 s
+GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; one more for workers to end
 LOCK_SECONDS = 3.0  # at a start, for the workers of a killed program to let go of their cells
 LAST_WORDS_SECONDS = 0.2  # at shutdown, for a client to take its last reply
-DELIVERY_SECONDS = 5.0  # at shutdown, for the last points
 INFLUXDB_SECONDS = 5.0  # for InfluxDB to accept a connection, and to send each part of an answer
 EXCHANGE_SECONDS = 10.0  # for all of a request to InfluxDB and its answer, the look-up of its name included
 ANSWER_BYTES = 1024 * 1024  # read of an answer; one that quotes a batch which it cannot parse has 100 kB
 RETRY_SECONDS = 1.0  # until a failed delivery is tried again; twice as long each time, up to the interval
 BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
+LOCKED_SECONDS = 1.0  # for another program to let go of the state file
 MILLISECOND = 1_000_000  # in the nanoseconds of points
 CELLS = 255  # of the counter file, one for each serving thread of every worker
 WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
@@ -128,6 +129,11 @@ class StartError(Exception):
 def one_line(text: object) -> str:
     """The beginning of what `str()` makes of it, in one line, without what a terminal would take for an order."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", " ".join(str(text).split())[:300])
+
+
+def requests_word(number: int) -> str:
+    """The noun that follows a number of requests."""
+    return "request" if number == 1 else "requests"
 
 
 def uri_host(host: str) -> str:
@@ -859,7 +865,7 @@ class Counter:
         except FileNotFoundError:
             if make:  # there is no such folder
                 raise
-            raise StartError(f"{self.path} is missing; restore it, or move the state file away, too.") from None
+            raise StartError(f"{self.path} is missing; restore it, or move the state file away, too") from None
 
     def lock_parts(self, parts: tuple[int, ...]) -> None:
         """Lock parts of the file. A killed program's worker may still hold its cell for a moment."""
@@ -867,7 +873,7 @@ class Counter:
         for part in parts:
             while not lock_byte(self.file, 2 * self.SIZE + part):
                 if part == 0 or monotonic() > end:
-                    raise StartError(f"{self.path} is in use by another server; give this one a --state of its own.")
+                    raise StartError(f"{self.path} is in use by another server; give this one a --state of its own")
                 sleep(0.05)
 
     def open_map(self, make: bool) -> mmap.mmap:
@@ -877,11 +883,11 @@ class Counter:
         if make and len(content) <= self.SIZE and not content.strip(b"\0"):
             self.initialize()
         elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
-            raise StartError(f"{self.path} is no counter file; restore it, or move it and the state file away.")
+            raise StartError(f"{self.path} is no counter file; restore it, or move it and the state file away")
         elif self.HEADER.unpack_from(content)[1] != self.VERSION:
-            raise StartError(f"{self.path} is of another version or another kind of machine; give another --state.")
+            raise StartError(f"{self.path} is of another version or another kind of machine; give another --state")
         elif len(content) != self.SIZE:
-            raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away.")
+            raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away")
         return mmap.mmap(self.file, self.SIZE)
 
     def initialize(self) -> None:
@@ -988,21 +994,21 @@ class Outbox:
         except sqlite3.OperationalError as error:  # of the system
             raise StartError(f"{path}: {error}; give another --state") from None
         except sqlite3.DatabaseError as error:  # of the file
-            raise StartError(f"{path}: {error}; repair it, or give another --state.") from None
+            raise StartError(f"{path}: {error}; repair it, or give another --state") from None
 
     def check(self) -> None:
         """Raise StartError unless this is a sound file of this program and version."""
         (application_id,) = self.database.execute("PRAGMA application_id").fetchone()
         if application_id != self.APPLICATION_ID:
-            raise StartError(f"{self.path} is the database of another program; give another --state.")
+            raise StartError(f"{self.path} is the database of another program; give another --state")
         version = self.version()
         if version not in (1, self.VERSION):
-            raise StartError(f"{self.path} is of version {version}, not {self.VERSION}; give another --state.")
+            raise StartError(f"{self.path} is of version {version}, not {self.VERSION}; give another --state")
         (report,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
         is_whole = self.state() and (version == 1 or len(self.lanes()) == self.LANES)
         if report != "ok" or not is_whole:
             flaw = "the table state or lanes is not whole" if report == "ok" else one_line(report)
-            raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or give another --state.")
+            raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or give another --state")
 
     def open_for(self, counter: Counter) -> None:
         """Record what this counter counts from now on; make the tables if there are none.
@@ -1014,10 +1020,10 @@ class Outbox:
             identity, reported, _ = self.state()
             if identity != counter.identity or reported > counter.total():
                 raise StartError(
-                    f"{self.path} and {counter.path} do not belong together; restore both, or move both away."
+                    f"{self.path} and {counter.path} do not belong together; restore both, or move both away"
                 )
         elif counter.total():
-            raise StartError(f"{self.path} is missing, but {counter.path} is there; restore that, or move this away.")
+            raise StartError(f"{self.path} is missing, but {counter.path} is there; restore that, or move this away")
         else:
             self.database.executescript(self.SCHEMA % self.APPLICATION_ID)
             self.database.execute("INSERT INTO state VALUES (?, 0, ?)", (counter.identity, time_ns()))
@@ -1027,6 +1033,7 @@ class Outbox:
             self.take_over_version_1(time_ns())
         self.database.execute("PRAGMA journal_mode = WAL")
         self.database.execute("PRAGMA synchronous = FULL")
+        self.database.execute(f"PRAGMA busy_timeout = {round(LOCKED_SECONDS * 1000)}")
 
     def version(self) -> int:
         """Of the schema."""
@@ -1431,7 +1438,9 @@ class Reporter(threading.Thread):
         self.stopping = threading.Event()
         self.recorded = monotonic()  # when the running interval began
         self.clock_offset = time_ns() / 1e9 - self.recorded  # of the system's clock to the monotonic one, in seconds
+        self.end = inf  # of the delivery when the program stops
         self.trouble = self.rejection = ""  # what was logged last
+        self.is_recorded = True  # the last point, or was it in vain that it was tried
         self.rejected = 0  # points, since the last was recorded
         self.pause = 0.0  # seconds from the last failure in a row to the next try; 0 if the last delivery did not fail
         self.retry = inf  # when that try is due (monotonic seconds)
@@ -1446,38 +1455,43 @@ class Reporter(threading.Thread):
             missed = max(0.0, monotonic() - beat) // self.interval
             beat += self.interval * (1 + missed)  # on the old schedule, without the beats that were missed
             self.attempt(self.report, partial(self.deliver, beat))
-        self.attempt(self.deliver, monotonic() + DELIVERY_SECONDS)
+        self.attempt(self.deliver, self.end)
 
-    def stop(self) -> None:
-        """Record the last, partial interval, and let the thread deliver what waits for DELIVERY_SECONDS at most."""
-        self.attempt(self.report, self.finish)
-        if not self.stopping.is_set():  # nothing could be recorded
-            self.finish()
+    def stop(self, end: float) -> None:
+        """Record the last, partial interval, let the thread deliver what waits, and tell what became of it.
 
-    def finish(self) -> None:
-        """Make the thread deliver a last time, and wait for it."""
+        All of it until end (monotonic seconds), and half of the time, if need be, for the recording.
+        """
+        self.end = end
+        recording_end = (monotonic() + end) / 2
+        while not (recorded := self.attempt(self.record)) and monotonic() < recording_end:
+            sleep(PAUSE_SECONDS)
         self.stopping.set()
-        self.join(DELIVERY_SECONDS)
+        self.join(max(0.0, end - monotonic()))
+        if recorded:
+            self.attempt(self.tell, *recorded)
+        else:
+            place = self.outbox.counter.path
+            log.warning("The last point was not recorded: its requests are counted in %s until the next start", place)
 
-    def attempt(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something, and log what goes wrong, whatever that is."""
+    def attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something and return its result, or log what goes wrong, whatever that is."""
         try:
-            action(*arguments)
+            return action(*arguments)
         except BaseException as error:
             with contextlib.suppress(BaseException):  # there may be no memory to log it
                 self.log_failure(error)
+        return None
 
     def log_failure(self, error: BaseException) -> None:
         """Log what went wrong in a round, from which the next one need not suffer."""
-        where = self.outbox.display_name
         if self.stopping.is_set() and isinstance(error, sqlite3.ProgrammingError):
             log.debug("The program did not wait any longer: its outbox is closed")
         elif isinstance(error, sqlite3.Error):
-            self.log_trouble(f"{where} cannot be used ({error}); requests are still answered and counted")
+            self.log_trouble(f"{self.outbox.display_name} cannot be used ({error}); requests are still counted")
         elif isinstance(error, (OSError, MemoryError)):
-            self.log_trouble(
-                f"The system lets no points be delivered ({one_line(str(error) or repr(error))}); they wait in {where}"
-            )
+            reason = one_line(str(error) or repr(error))
+            self.log_trouble(f"The system lets no point be recorded or delivered ({reason}); requests are still counted")
         elif self.log_trouble(f"A bug in this server: {error!r}"):
             log.error("It came from here:", exc_info=error)
 
@@ -1491,7 +1505,9 @@ class Reporter(threading.Thread):
         """Record a point; return its number of requests, and in how many seconds they came."""
         time = time_ns()
         self.watch_clock(time / 1e9 - monotonic())
+        self.is_recorded = False
         number = self.outbox.record(time)
+        self.is_recorded = True
         now = monotonic()
         seconds, self.recorded = now - self.recorded, now
         self.rejected = 0
@@ -1519,7 +1535,7 @@ class Reporter(threading.Thread):
             while (points := self.outbox.oldest(BATCH_POINTS)) and monotonic() < until:
                 self.send(points)
             self.pause = 0.0
-            if self.trouble and not points:
+            if self.trouble and not points and self.is_recorded:
                 log.info("All is well again: InfluxDB takes points")
                 self.trouble = ""
         except Trouble as trouble:
@@ -1544,7 +1560,7 @@ class Reporter(threading.Thread):
         else:
             fate = "delivered to InfluxDB"
         rate = number / max(seconds, 0.001)
-        log.log(level, "%d requests in %.0f s, %.1f per second; %s", number, seconds, rate, fate)
+        log.log(level, "%d %s in %.0f s, %.1f per second; %s", number, requests_word(number), seconds, rate, fate)
 
     def send(self, points: list[Point]) -> None:
         """Send consecutive points; halve what is rejected, until the points that are at fault stand alone.
@@ -2085,7 +2101,7 @@ class SumServer(ThreadingHTTPServer):
         for thread in started:
             thread.alarm.send(b"!")
         for thread in started:
-            thread.drained.wait(GRACE_SECONDS)
+            thread.drained.wait(max(0.0, self.grace_end - monotonic()))
         self.server_close()
         for thread in started:
             thread.join(max(0.0, self.grace_end + 1 - monotonic()))
@@ -2472,20 +2488,20 @@ class Workers:
 
     def stop(self) -> None:
         """Let every worker stop as a single server does; kill what has not ended by then."""
+        end = monotonic() + GRACE_SECONDS + 1.0
         self.stopping.close()
         if self.replacing.ident:
-            self.replacing.join()  # which may be about to start a worker
+            self.replacing.join(GRACE_SECONDS)  # which may be about to start a worker
         others = [worker for worker in self.others if worker.pipe]
         for worker in others:
             with contextlib.suppress(OSError):
                 worker.pipe.send("stop")
-        end = monotonic() + GRACE_SECONDS + 1.0
         self.server.stop()
         for worker in others:
             worker.process.join(max(0.0, end - monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
-                worker.process.join()
+                worker.process.join(LAST_WORDS_SECONDS)
         self.loads.release()
 
 
@@ -2662,7 +2678,8 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
         if behind > options.interval:
             log.warning("The system's clock is %.0f s behind the time at which the server ran last", behind)
         if recovered:
-            log.info("The server was killed when it ran last; %d requests it had counted are now in a point", recovered)
+            words = recovered, requests_word(recovered)
+            log.info("The server was killed when it ran last; a point now has the %d %s it had counted since", *words)
         reporter = Reporter(outbox, InfluxDB(options.destination, options.tags), options.interval)
         if options.workers > 1:
             service: Any = Workers(listener, counter, options)
@@ -2675,8 +2692,12 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             stop_asked.recv(1)
             print("Stops when what has come is answered and the last point delivered; a second Ctrl-C does not wait.")
         finally:
-            service.stop()
-        reporter.stop()
+            end = monotonic() + STOP_SECONDS
+            try:
+                service.stop()
+            finally:
+                if reporter.ident:
+                    reporter.stop(end)
 
 
 def announce(listener: socket.socket, options: argparse.Namespace, state: str) -> None:

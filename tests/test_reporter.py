@@ -7,7 +7,7 @@ import itertools
 import logging
 import sqlite3
 import threading
-from time import time_ns
+from time import monotonic, time_ns
 
 import pytest
 from books import count
@@ -390,7 +390,7 @@ def test_delivery_ends_when_the_next_point_is_due(outbox, since, reporter, influ
 def test_stopping_records_and_delivers_the_last_part_of_an_interval(counter, reporter, influxdb):
     reporter.start()
     count(counter, 9)
-    reporter.stop()
+    reporter.stop(monotonic() + 5)
     assert not reporter.is_alive()
     assert [number for _, number in influxdb.points] == [9]
 
@@ -402,12 +402,11 @@ def test_a_delivery_that_the_program_does_not_wait_for_says_nothing(outbox, repo
         closed.wait()
 
     writing, closed = threading.Event(), threading.Event()
-    monkeypatch.setattr(webserver_influx, "DELIVERY_SECONDS", 0.1)
     monkeypatch.setattr(influxdb, "write", write_late)
     outbox.record(time_ns())
     reporter.start()
     assert writing.wait(60)
-    reporter.stop()
+    reporter.stop(monotonic() + 0.1)
     outbox.close()
     closed.set()
     reporter.join()
@@ -419,10 +418,14 @@ def test_an_end_at_which_nothing_can_be_recorded_delivers_what_waits(outbox, rep
     def record(now):
         raise sqlite3.OperationalError("database is locked")
 
+    caplog.set_level(logging.INFO)
     reporter.start()
     wait_until(reporter.is_alive)
     outbox.record(time_ns())
     monkeypatch.setattr(outbox, "record", record)
-    reporter.stop()
+    reporter.stop(monotonic() + 1)
     assert not reporter.is_alive()
     assert len(influxdb.points) == 1
+    first, last = caplog.messages
+    assert "database is locked" in first
+    assert last.startswith("The last point was not recorded: its requests are counted in ")

@@ -44,14 +44,14 @@ def test_the_database_of_another_program_is_one_line_and_left_as_it_is(state):
         database.execute("CREATE TABLE novel (chapter TEXT)")
     before = Path(state).read_bytes()
     line = failure("--state", state, "--port", "0")
-    assert line == f"{state} is the database of another program; give another --state."
+    assert line == f"{state} is the database of another program; give another --state"
     assert Path(state).read_bytes() == before
 
 
 def test_a_state_that_another_server_uses_is_one_line(server, state):
     web = server("--state", state)
     line = failure("--state", state, "--port", "0")
-    assert line == f"{state}-count is in use by another server; give this one a --state of its own."
+    assert line == f"{state}-count is in use by another server; give this one a --state of its own"
     assert web.get().text == "Sum: 0"
 
 
@@ -74,7 +74,7 @@ def test_after_kill_9_the_next_server_may_have_the_state_at_once(server):
     web.kill()
     web.start()
     web.get()
-    assert "1 requests it had counted are now in a point" in web.stderr_text()
+    assert "a point now has the 1 request it had counted" in web.stderr_text()
 
 
 # --- a disk that is full, a database that is locked

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from books import counted
 from daemons import PATIENCE_S, PROGRAM, REPORT_LINE, free_port, run_python, wait_until
 from local import Local
 from messages import PROMPT_S, exchange, is_closed, is_readable, message, parsed, post, receive, refusal, texts
@@ -277,3 +278,43 @@ def test_a_second_ctrl_c_ends_the_server_at_once(server):
         time.sleep(1.5 * REPEAT_SECONDS)
         assert web.stop(signal.SIGINT) == 130
         assert time.monotonic() - begin < webserver_influx.GRACE_SECONDS - 0.5
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_state_file_that_another_program_has_locked_holds_up_the_end_less_than_docker_waits(server, influxd, workers):
+    """Docker kills after 10 s. With workers, a client whose request never ends takes its part of that, too."""
+    web = server("--workers", workers, "--influx", influxd().dsn())
+    with contextlib.closing(sqlite3.connect(web.state, isolation_level=None)) as other, web.connect() as client:
+        client.sendall(message("GET /") + post(b'{"a": 3}')[: -1 if workers == "2" else None])
+        wait_until(lambda: counted(web.state) == 2)
+        other.execute("BEGIN IMMEDIATE")
+        begin = time.monotonic()
+        assert web.stop() == 0
+        assert time.monotonic() - begin < 10
+    assert "All is well again" not in web.stderr_text()
+    assert web.log()[-1].endswith(f"its requests are counted in {web.state.name}-count until the next start")
+    web.start()
+    assert web.stop() == 0
+    assert "a point now has the 2 requests it had counted since" in web.stderr_text()
+    assert web.log()[-1].endswith("; delivered to InfluxDB")
+
+
+def test_the_last_point_is_recorded_when_the_other_program_lets_go_of_the_state_file(server, influxd):
+    influx = influxd()
+    web = server("--influx", influx.dsn())
+    web.get()
+    with contextlib.closing(sqlite3.connect(web.state, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        web.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "database is locked" in web.stderr_text())
+        other.execute("ROLLBACK")
+        assert web.wait() == 0
+    assert influx.total() == 1
+    assert web.log()[-1].endswith("; delivered to InfluxDB")
+
+
+def test_the_steps_of_the_end_fit_into_its_time():
+    """Whatever each of them meets: the server's threads or workers, the recording, and a second for the log."""
+    program = webserver_influx
+    assert program.GRACE_SECONDS + 1 < program.STOP_SECONDS
+    assert program.STOP_SECONDS + 2 * program.LOCKED_SECONDS + 1 <= 10
