@@ -29,6 +29,7 @@ import os
 import re
 import select
 import selectors
+import shutil
 import signal
 import socket
 import sqlite3
@@ -106,8 +107,11 @@ EXCHANGE_SECONDS = 10.0  # for all of a request to InfluxDB and its answer, the 
 ANSWER_BYTES = 1024 * 1024  # read of an answer; one that quotes a batch which it cannot parse has 100 kB
 RETRY_SECONDS = 1.0  # until a failed delivery is tried again; twice as long each time, up to the interval
 BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
+CLOCK_STEP_SECONDS = 1.0  # a busy machine may let as long pass between two looks at two clocks
 LOCKED_SECONDS = 1.0  # for another program to let go of the state file
 MILLISECOND = 1_000_000  # in the nanoseconds of points
+PROBE_BYTES = 64 * 1024  # to be written to a file that nobody sees, to learn why SQLite could not write
+LOW_BYTES = 64 * 1024**2  # of free space, where a full file system would end the program
 CELLS = 255  # of the counter file, one for each serving thread of every worker
 WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
@@ -129,6 +133,17 @@ class StartError(Exception):
 def one_line(text: object) -> str:
     """The beginning of what `str()` makes of it, in one line, without what a terminal would take for an order."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", " ".join(str(text).split())[:300])
+
+
+# Which limit an error of the system speaks of, where that is certain.
+LIMITS = {errno.EMFILE: "ulimit -n", errno.EAGAIN: "a limit of processes: ulimit -u, or pids.max of a container"}
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, without its number and the file, and which limit it met."""
+    reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+    limit = LIMITS.get(getattr(error, "errno", None) or 0)
+    return f"{reason} ({limit})" if limit else reason
 
 
 def requests_word(number: int) -> str:
@@ -846,25 +861,35 @@ class Counter:
         """
         self.path = path
         self.file = -1
+        self.is_new = False
+        self.overwrites: Optional[bool] = None  # see overwrite_in_place()
         if path == ":memory:":
             self.map = mmap.mmap(-1, self.SIZE)
         else:
-            self.file = self.open_file(make)
+            self.file, made = self.open_file(make)
             with contextlib.ExitStack() as on_error:
+                on_error.callback(self.discard)
                 on_error.callback(os.close, self.file)
                 self.lock_parts(parts)
-                self.map = self.open_map(make)
+                self.is_new = made
+                try:
+                    self.map = self.open_map(make)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, path) from error
                 on_error.pop_all()
-        self.identity = self.map[16:32]
+        self.header = self.map[: self.HEADER.size]
+        self.identity = self.header[16:]
         self.words = memoryview(self.map).cast("Q")
         self.cells = [Cell(self.words, part * self.STEP) for part in parts if part]
 
-    def open_file(self, make: bool) -> int:
+    def open_file(self, make: bool) -> tuple[int, bool]:
+        """Its descriptor, and whether it was made."""
+        flags = os.O_RDWR | getattr(os, "O_BINARY", 0)
         try:
-            return os.open(self.path, os.O_RDWR | getattr(os, "O_BINARY", 0) | (os.O_CREAT if make else 0), 0o644)
+            return os.open(self.path, flags), False
         except FileNotFoundError:
-            if make:  # there is no such folder
-                raise
+            if make:
+                return os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o644), True
             raise StartError(f"{self.path} is missing; restore it, or move the state file away, too") from None
 
     def lock_parts(self, parts: tuple[int, ...]) -> None:
@@ -881,6 +906,8 @@ class Counter:
         os.lseek(self.file, 0, os.SEEK_SET)
         content = os.read(self.file, self.SIZE + 1)
         if make and len(content) <= self.SIZE and not content.strip(b"\0"):
+            os.ftruncate(self.file, 0)
+            self.overwrites = overwrite_in_place(self.file)
             self.initialize()
         elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
             raise StartError(f"{self.path} is no counter file; restore it, or move it and the state file away")
@@ -888,15 +915,43 @@ class Counter:
             raise StartError(f"{self.path} is of another version or another kind of machine; give another --state")
         elif len(content) != self.SIZE:
             raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away")
+        else:
+            self.overwrites = overwrite_in_place(self.file)
+            self.fill_holes()
         return mmap.mmap(self.file, self.SIZE)
 
     def initialize(self) -> None:
         """Make a new file: blocks first, because a full disk is fatal under a memory map; its header last."""
         for content in (bytes(self.SIZE), self.HEADER.pack(self.MAGIC, self.VERSION, uuid.uuid4().bytes)):
             os.lseek(self.file, 0, os.SEEK_SET)
-            if os.write(self.file, content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = 0
+            while written < len(content):  # a disk that took a part says next why it takes no more
+                written += os.write(self.file, content[written:])
             os.fsync(self.file)
+
+    def fill_holes(self) -> None:
+        """Give blocks to a file that a program has copied, or restored, without its zeros. Raises OSError."""
+        if sys.platform != "linux" or os.fstat(self.file).st_blocks * 512 >= self.SIZE:
+            return
+        try:
+            os.posix_fallocate(self.file, 0, self.SIZE)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not know it
+                raise
+
+    def concerns(self) -> Iterator[str]:
+        """What is wrong with the file, for which nothing can be done from here, in lines for the log."""
+        if self.file < 0:
+            return
+        if not is_same_file(self.path, os.fstat(self.file)):
+            yield f"{self.path} was removed, moved or replaced; this server counts on in the file that it had opened"
+        if self.map[: self.HEADER.size] != self.header:
+            yield f"{self.path} was overwritten while this server counts in it; what it says is not the count"
+        if self.overwrites is False:
+            yield f"{self.path} is copied on write; if its btrfs is full, the server dies (README, Limitations)"
+        if self.overwrites is not None and free_bytes(self.path) < LOW_BYTES:
+            low = LOW_BYTES // 1024**2
+            yield f"Less than {low} MiB are free for {self.path}; a full btrfs may end the server (README, Limitations)"
 
     def total(self) -> int:
         """All requests counted, in all cells, since the file was made."""
@@ -911,10 +966,16 @@ class Counter:
         self.map.flush()
 
     def close(self) -> None:
+        self.is_new = self.is_new and not self.total()
         self.words.release()
         self.map.close()
         if self.file >= 0:
             os.close(self.file)
+
+    def discard(self) -> None:
+        """After it was closed by a start that is refused: remove the file if that made it."""
+        if self.is_new:
+            os.unlink(self.path)
 
 
 class Cell:
@@ -928,6 +989,44 @@ class Cell:
         """Count so many requests. An aligned 8-byte store, so that another process never reads half of it."""
         with self.lock:
             self.words[self.index] += number
+
+
+def overwrite_in_place(file: int) -> Optional[bool]:
+    """Have a file on btrfs, if it is still empty, overwritten in place (chattr +C); whether it is; None elsewhere.
+
+    Where each write goes to a new block, a store into a memory map needs one, and is SIGBUS when there is none.
+    """
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    get_flags, set_flags, no_copy = 0x80086601, 0x40086602, 0x00800000  # FS_IOC_…, FS_NOCOW_FL of linux/fs.h
+    flags = bytearray(8)
+    try:
+        fcntl.ioctl(file, get_flags, flags)
+        wanted = int.from_bytes(flags, sys.byteorder) | no_copy
+        fcntl.ioctl(file, set_flags, wanted.to_bytes(8, sys.byteorder))
+        fcntl.ioctl(file, get_flags, flags)
+    except OSError:  # other file systems refuse this flag
+        return None
+    return bool(int.from_bytes(flags, sys.byteorder) & no_copy)
+
+
+def free_bytes(path: str) -> int:
+    """Those that this user may still write beside a file."""
+    return shutil.disk_usage(folder_of(path)).free
+
+
+def folder_of(path: str) -> str:
+    return os.path.dirname(os.path.abspath(path))
+
+
+def is_same_file(path: str, opened: os.stat_result) -> bool:
+    """Whether a path still leads to the file that was opened."""
+    try:
+        return os.path.samestat(os.stat(path), opened)
+    except OSError:
+        return False
 
 
 def lock_byte(file: int, offset: int) -> bool:
@@ -963,7 +1062,8 @@ class Outbox:
     lanes      the last millisecond since 1970 that is used in each lane; see next_time()
 
     One transaction stores a point and the total reported, so no kill can separate them. `journal_mode=WAL` lets people
-    read the file while the server writes; `synchronous=FULL` syncs each commit, so that it survives a power loss.
+    read the file while the server writes (on btrfs, see open_for()); `synchronous=FULL` syncs each commit, so that it
+    survives a power loss.
     """
 
     APPLICATION_ID = 0x6D617468  # "math"
@@ -982,19 +1082,42 @@ class Outbox:
         self.path = path
         self.display_name = "memory" if path == ":memory:" else path
         self.lock = threading.RLock()  # guards `database`, and the order of the points
+        self.database: Any = None
+        self.is_new = self.made = path == ":memory:" or not os.path.exists(path)
+        if self.made:
+            return  # open_for() makes it
         try:
-            self.database = sqlite3.connect(path, check_same_thread=False)
+            os.close(os.open(path, os.O_RDWR))  # for the system's own words, of which SQLite has none
             with contextlib.ExitStack() as on_error:
-                on_error.callback(self.database.close)
+                on_error.callback(self.close)
+                self.database = sqlite3.connect(path, check_same_thread=False)
                 (tables,) = self.database.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 self.is_new = not tables
                 if not self.is_new:
                     self.check()
                 on_error.pop_all()
-        except sqlite3.OperationalError as error:  # of the system
-            raise StartError(f"{path}: {error}; give another --state") from None
+        except (OSError, sqlite3.OperationalError) as error:  # of the system
+            raise StartError(self.explain(error)) from None
         except sqlite3.DatabaseError as error:  # of the file
             raise StartError(f"{path}: {error}; repair it, or give another --state") from None
+
+    def explain(self, error: Exception) -> str:
+        """What a start, or a round, met with, in the words of the system and the file that they are about."""
+        if isinstance(error, OSError):
+            return f"{error.filename or self.path}: {reason_of(error)}"
+        reason = ""
+        if isinstance(error, sqlite3.OperationalError) and self.path != ":memory:":
+            try:  # as SQLite did, which does not tell
+                with tempfile.TemporaryFile(dir=folder_of(self.path)) as file:
+                    file.seek(max(os.path.getsize(name) for name in self.files() if os.path.exists(name)))
+                    file.write(bytes(PROBE_BYTES))
+            except OSError as refusal:
+                reason = f" ({reason_of(refusal)} in {folder_of(self.path)})"
+        return f"{self.path}: {error}{reason}"
+
+    def files(self) -> list[str]:
+        """The database and what SQLite keeps beside it."""
+        return [self.path, f"{self.path}-wal"]
 
     def check(self) -> None:
         """Raise StartError unless this is a sound file of this program and version."""
@@ -1016,6 +1139,8 @@ class Outbox:
         Raises StartError, without changing the file, if the two do not belong together; sqlite3.Error.
         """
         self.counter = counter
+        if self.made and not counter.total():
+            self.database = sqlite3.connect(self.path, check_same_thread=False)
         if not self.is_new:
             identity, reported, _ = self.state()
             if identity != counter.identity or reported > counter.total():
@@ -1031,9 +1156,21 @@ class Outbox:
             self.database.commit()
         if self.version() == 1:
             self.take_over_version_1(time_ns())
-        self.database.execute("PRAGMA journal_mode = WAL")
+        # WAL keeps an index that is mapped into memory, too; see overwrite_in_place().
+        self.database.execute(f"PRAGMA journal_mode = {'WAL' if counter.overwrites is None else 'DELETE'}")
         self.database.execute("PRAGMA synchronous = FULL")
         self.database.execute(f"PRAGMA busy_timeout = {round(LOCKED_SECONDS * 1000)}")
+        self.opened = None if self.path == ":memory:" else os.stat(self.path)
+
+    def is_displaced(self) -> bool:
+        """Whether the path does no longer lead to the file in which the points are."""
+        return self.opened is not None and not is_same_file(self.path, self.opened)
+
+    def concerns(self) -> Iterator[str]:
+        """What is wrong with the files, for which nothing can be done from here, in lines for the log."""
+        yield from self.counter.concerns()
+        if self.is_displaced():
+            yield f"{self.path} was removed, moved or replaced; points wait in the file that this server had opened"
 
     def version(self) -> int:
         """Of the schema."""
@@ -1073,6 +1210,8 @@ class Outbox:
             total = self.counter.total()
             self.counter.flush()  # first, so that after a power loss the counter is never behind `reported`
             _, reported, _ = self.state()
+            if total < reported:
+                raise OSError(errno.EIO, "it was overwritten, and counts less than its points", self.counter.path)
             with self.database:
                 self.database.execute("INSERT INTO requests VALUES (?, ?)", (self.next_time(now), total - reported))
                 self.database.execute("UPDATE state SET reported = ?, since = ?", (total, now))
@@ -1112,7 +1251,7 @@ class Outbox:
         """The points that have waited longest, in the order of time."""
         with self.lock:
             query = "SELECT time, requests_number FROM requests ORDER BY time LIMIT ?"
-            return self.database.execute(query, (limit,)).fetchall()
+            return list(self.database.execute(query, (limit,)))
 
     def waiting(self) -> int:
         """How many points wait."""
@@ -1140,7 +1279,13 @@ class Outbox:
 
     def close(self) -> None:
         with self.lock:
-            self.database.close()
+            if self.database:
+                self.database.close()
+
+    def discard(self) -> None:
+        """After it was closed by a start that is refused: remove the file if that made it."""
+        if self.made and self.counter.is_new:
+            os.unlink(self.path)
 
 
 # --------------------------------------------------------------------------------------------- InfluxDB
@@ -1444,6 +1589,7 @@ class Reporter(threading.Thread):
         self.rejected = 0  # points, since the last was recorded
         self.pause = 0.0  # seconds from the last failure in a row to the next try; 0 if the last delivery did not fail
         self.retry = inf  # when that try is due (monotonic seconds)
+        self.concerns: list[str] = []  # about the files, logged last
 
     def run(self) -> None:
         beat = monotonic() + self.interval
@@ -1488,7 +1634,7 @@ class Reporter(threading.Thread):
         if self.stopping.is_set() and isinstance(error, sqlite3.ProgrammingError):
             log.debug("The program did not wait any longer: its outbox is closed")
         elif isinstance(error, sqlite3.Error):
-            self.log_trouble(f"{self.outbox.display_name} cannot be used ({error}); requests are still counted")
+            self.log_trouble(f"No point can be kept: {self.outbox.explain(error)}; requests are still counted")
         elif isinstance(error, (OSError, MemoryError)):
             reason = one_line(str(error) or repr(error))
             self.log_trouble(f"The system lets no point be recorded or delivered ({reason}); requests are still counted")
@@ -1503,6 +1649,7 @@ class Reporter(threading.Thread):
 
     def record(self) -> tuple[int, float]:
         """Record a point; return its number of requests, and in how many seconds they came."""
+        self.attempt(self.watch_files)
         time = time_ns()
         self.watch_clock(time / 1e9 - monotonic())
         self.is_recorded = False
@@ -1513,13 +1660,22 @@ class Reporter(threading.Thread):
         self.rejected = 0
         return number, seconds
 
+    def watch_files(self) -> None:
+        """Log what is wrong with the files, once until it changes."""
+        concerns = list(self.outbox.concerns())
+        for concern in concerns:
+            if concern not in self.concerns:
+                log.warning("%s", concern)
+        self.concerns = concerns
+
     def watch_clock(self, offset: float) -> None:
         """Log a step of the system's clock, whose offset (seconds) to the monotonic one is now this."""
         step = offset - self.clock_offset
         self.clock_offset = offset
-        if step > self.interval:
+        least = max(self.interval, CLOCK_STEP_SECONDS)
+        if step > least:
             log.warning("The system's clock went forward by %.0f s: it was set, or the machine was asleep", step)
-        elif step < -self.interval:
+        elif step < -least:
             log.warning("The system's clock was set back by %.0f s", -step)
 
     def deliver(self, until: float) -> None:
@@ -1553,6 +1709,9 @@ class Reporter(threading.Thread):
         if waiting and self.stopping.is_set() and self.outbox.path == ":memory:":
             level = logging.WARNING
             fate = f"points lost, as they were in memory only: {waiting}"
+        elif waiting and self.outbox.is_displaced():
+            level = logging.WARNING
+            fate = f"points waiting in the file that was {where}: {waiting}"
         elif waiting:
             fate = f"points waiting in {where}: {waiting}"
         elif self.rejected:
@@ -1627,17 +1786,6 @@ else:
 
 # select() on Windows takes 512 descriptors; a few are for the listening socket and the order to stop.
 CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize
-
-
-# Which limit an error of the system speaks of, where that is certain.
-LIMITS = {errno.EMFILE: "ulimit -n", errno.EAGAIN: "a limit of processes: ulimit -u, or pids.max of a container"}
-
-
-def reason_of(error: Exception) -> str:
-    """What an error says, without its number and the file, and which limit it met."""
-    reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
-    limit = LIMITS.get(getattr(error, "errno", None) or 0)
-    return f"{reason} ({limit})" if limit else reason
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
@@ -2657,6 +2805,7 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
     """Serve until there is something to read from stop_asked. Raises StartError, OSError."""
     prepare_process()
     with contextlib.ExitStack() as stack:
+        if_refused = stack.enter_context(contextlib.ExitStack())
         listener = stack.enter_context(listen(options.bind, options.port))
         count_file = f"{options.state}-count"
         if options.state == ":memory:":
@@ -2667,14 +2816,14 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
             cells = range(1, 1 + serving_threads(options.workers))
             counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, make=outbox.is_new)))
+            if_refused.callback(counter.discard)
+            if_refused.callback(outbox.discard)
             outbox.open_for(counter)
             outbox.offer_again()
             behind = (outbox.state()[2] - time_ns()) / 1e9
             recovered = outbox.recover(round(options.interval * 1e9), time_ns())
         except (OSError, sqlite3.Error) as error:
-            scarce = getattr(error, "errno", None) in LIMITS
-            remedy = "" if scarce else "; give another --state"
-            raise StartError(f"{options.state}: {reason_of(error)}{remedy}") from None
+            raise StartError(outbox.explain(error)) from None
         if behind > options.interval:
             log.warning("The system's clock is %.0f s behind the time at which the server ran last", behind)
         if recovered:
@@ -2685,10 +2834,12 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             service: Any = Workers(listener, counter, options)
         else:
             service = SumServer(listener, counter.cells, handler_for(options))
+        reporter.attempt(reporter.watch_files)
         try:
             service.start()
             start_thread(reporter)  # which imports what InfluxDB takes, while no other thread imports anything
             announce(listener, options, outbox.display_name)
+            if_refused.pop_all()
             stop_asked.recv(1)
             print("Stops when what has come is answered and the last point delivered; a second Ctrl-C does not wait.")
         finally:

@@ -41,6 +41,7 @@ PACKAGES = {
     "bash": "bash",
     "faketime": "faketime",
     "hostname": "hostname",
+    "mkfs.btrfs": "btrfs-progs",
     "ps": "procps",
     "systemd-analyze": "systemd",
     "victoria-metrics": "victoria-metrics",

@@ -270,6 +270,9 @@ class SlowOutbox:
         self.clock.now += self.seconds.pop(0)
         return 1
 
+    def concerns(self) -> list[str]:
+        return []
+
     def oldest(self, limit: int) -> list:
         return []
 
@@ -429,3 +432,32 @@ def test_an_end_at_which_nothing_can_be_recorded_delivers_what_waits(outbox, rep
     first, last = caplog.messages
     assert "database is locked" in first
     assert last.startswith("The last point was not recorded: its requests are counted in ")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("step", ["concerns", "record", "oldest", "remove", "waiting"])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("odd"), OSError(5, "Input/output error"), sqlite3.OperationalError("disk I/O error"), MemoryError()],
+    ids=["bug", "system", "SQLite", "memory"],
+)
+def test_the_thread_survives_whatever_a_round_raises(counter, outbox, influxdb, monkeypatch, caplog, step, error):
+    reporter = Reporter(outbox, influxdb, 0.01)
+    failed = threading.Event()
+
+    def fail(*arguments):
+        failed.set()
+        raise error
+
+    with monkeypatch.context() as failing:
+        failing.setattr(outbox, step, fail)
+        reporter.start()
+        count(counter, 3)
+        assert failed.wait(60)
+        failed.clear()
+        assert failed.wait(60), "it did not come again"
+    wait_until(lambda: sum(number for _, number in {*influxdb.points}) == 3)
+    assert reporter.is_alive()
+    reporter.stop(monotonic() + 5)
+    assert not reporter.is_alive()
+    assert warnings_in(caplog)
