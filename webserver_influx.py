@@ -975,7 +975,8 @@ class Counter:
     def discard(self) -> None:
         """After it was closed by a start that is refused: remove the file if that made it."""
         if self.is_new:
-            os.unlink(self.path)
+            with contextlib.suppress(FileNotFoundError):  # its folder was for this run only
+                os.unlink(self.path)
 
 
 class Cell:
@@ -1284,7 +1285,7 @@ class Outbox:
 
     def discard(self) -> None:
         """After it was closed by a start that is refused: remove the file if that made it."""
-        if self.made and self.counter.is_new:
+        if self.made and self.counter.is_new and self.path != ":memory:":
             os.unlink(self.path)
 
 
@@ -1636,8 +1637,8 @@ class Reporter(threading.Thread):
         elif isinstance(error, sqlite3.Error):
             self.log_trouble(f"No point can be kept: {self.outbox.explain(error)}; requests are still counted")
         elif isinstance(error, (OSError, MemoryError)):
-            reason = one_line(str(error) or repr(error))
-            self.log_trouble(f"The system lets no point be recorded or delivered ({reason}); requests are still counted")
+            what = one_line(str(error) or repr(error))
+            self.log_trouble(f"The system lets no point be recorded or delivered ({what}); requests are still counted")
         elif self.log_trouble(f"A bug in this server: {error!r}"):
             log.error("It came from here:", exc_info=error)
 
@@ -2285,8 +2286,6 @@ class Output(BufferedIOBase):
     than to answer a request; and nothing bounds the time that its end takes.
     """
 
-    END = b""
-
     def __init__(self, descriptor: int) -> None:
         self.name = descriptor
         self.file = os.fdopen(descriptor, "wb", 0, closefd=False)
@@ -2294,6 +2293,7 @@ class Output(BufferedIOBase):
         self.lock = threading.RLock()  # guards `size` and `lost`; a destructor that warns may come back to it
         self.size = 0  # bytes that wait or are being written
         self.lost = 0  # lines
+        self.ending = threading.Event()
         self.writer = threading.Thread(target=self.write_what_waits, name=f"output {descriptor}", daemon=True)
         with contextlib.suppress(RuntimeError):  # the system lets no thread start: finish() does its work
             self.writer.start()
@@ -2309,12 +2309,11 @@ class Output(BufferedIOBase):
         return len(data)
 
     def write_what_waits(self) -> None:
-        """Write all that waits, again and again until the END."""
-        logged, ending = 0, False
-        while not ending or self.waiting.qsize():
+        """Write all that waits, again and again until the end."""
+        logged = 0
+        while not self.ending.is_set() or self.waiting.qsize():
             batch = [self.waiting.get()]
             batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
-            ending = ending or self.END in batch
             text = b"".join(batch)
             unwritten = self.write_now(text)
             with self.lock:
@@ -2323,8 +2322,7 @@ class Output(BufferedIOBase):
             if not unwritten and self.lost > logged:
                 logged = self.lost
                 log.warning("%d lines of this log are lost by now: they were not read, or could not be written", logged)
-            if not ending:
-                sleep(OUTPUT_REST_SECONDS)
+            self.ending.wait(OUTPUT_REST_SECONDS)
 
     def write_now(self, data: bytes) -> bytes:
         """Write, some whole lines at a time, however long that takes; return what could not be written."""
@@ -2342,7 +2340,8 @@ class Output(BufferedIOBase):
 
     def finish(self, until: float) -> None:
         """Wait for what waits to be written, until (monotonic seconds) at most; what comes later never is."""
-        self.waiting.put(self.END)
+        self.ending.set()
+        self.waiting.put(b"")  # which wakes the writer
         if self.writer.ident is None:
             self.write_what_waits()
         else:

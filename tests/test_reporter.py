@@ -211,7 +211,7 @@ def test_the_reporter_survives_whatever_a_round_raises(counter, outbox, influxdb
         reporter.start()
         wait_until(lambda: len(failures) >= 3)
     wait_until(lambda: influxdb.points)
-    reporter.stop()
+    reporter.stop(monotonic() + 5)
     assert sum(number for _, number in influxdb.points) == 3
     assert len(warnings_in(caplog)) <= 2
 
@@ -235,7 +235,7 @@ def test_the_reporter_survives_an_error_that_cannot_be_logged(outbox, influxdb, 
         reporter.start()
         wait_until(lambda: len(failures) >= 3)
     wait_until(lambda: influxdb.points)
-    reporter.stop()
+    reporter.stop(monotonic() + 5)
 
 
 class Clock:
@@ -333,8 +333,7 @@ class Away:
 def test_a_fault_is_tried_again_soon_and_points_are_recorded_on_the_beat(
     monkeypatch, interval, seconds, back, retry_after, tries
 ):
-    clock = Clock(rounds=len(tries) - 2)
-    monkeypatch.setattr(webserver_influx, "monotonic", clock.monotonic)
+    clock = Clock(monkeypatch, rounds=len(tries) - 2)
     influxdb = Away(clock, seconds, back, retry_after)
     outbox = SlowOutbox(clock, [0.0] * len(tries))
     reporter = Reporter(outbox, influxdb, interval)
