@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -86,3 +88,15 @@ def process_limit(tmp_name: str):
         finally:
             os.rmdir(group)
     pytest.skip("no control group that limits processes can be made here: be root, outside of a container")
+
+
+def imported(module: str, since: tuple[int, int] = (3, 9)) -> ModuleType:
+    """A module of tests/requirements.txt. Where it is missing the test is skipped; or fails, where CI has installed it.
+
+    `since` is the first Python for which tests/requirements.txt has it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        missing = pytest.fail if os.environ.get("CI") == "true" and sys.version_info >= since else pytest.skip
+        missing(f"no {module} here: pip install -r tests/requirements.txt, for Python {since[0]}.{since[1]} or newer")

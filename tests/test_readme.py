@@ -255,8 +255,8 @@ def test_every_command_does_what_the_readme_says(terminal):
     terminal.run(next(shell))  # webserver_influx.py --tag host=…
     terminal.get()
     terminal.ctrl_c()
-    (query,) = (" ".join(block.lines) for block in blocks() if block.language == "sql")
-    for variable, value in (("$timeFilter", "time > now() - 1h"), ("$__interval", "1m")):
+    (query,) = (" ".join(block.lines) for block in blocks() if block.heading == "In Grafana")
+    for variable, value in (("$timeFilter", "time > now() - 1h"), ("$__interval_ms", "60000"), ("$__interval", "1m")):
         assert variable in query
         query = query.replace(variable, value)
     graph = terminal.printed(f"influx {login} -execute '{query}'")
