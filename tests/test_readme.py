@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +68,12 @@ def blocks() -> list[Block]:
         elif line.startswith("#"):
             heading = line.lstrip("# ")
     return found
+
+
+def lines_under(heading: str, language: str) -> list[str]:
+    """The lines of the one block of this language under this heading."""
+    (lines,) = (block.lines for block in blocks() if (block.heading, block.language) == (heading, language))
+    return lines
 
 
 def tables() -> dict[str, list[list[str]]]:
@@ -255,7 +263,7 @@ def test_every_command_does_what_the_readme_says(terminal):
     terminal.run(next(shell))  # webserver_influx.py --tag host=…
     terminal.get()
     terminal.ctrl_c()
-    (query,) = (" ".join(block.lines) for block in blocks() if block.heading == "In Grafana")
+    query = " ".join(lines_under("In Grafana", "sql"))
     for variable, value in (("$timeFilter", "time > now() - 1h"), ("$__interval_ms", "60000"), ("$__interval", "1m")):
         assert variable in query
         query = query.replace(variable, value)
@@ -278,6 +286,56 @@ def test_victoriametrics_takes_the_same_points(terminal):
     flush = "curl -s http://localhost:8428/internal/force_flush"  # or it takes 10 s until a new series is found
     export = f"{flush} && curl -s http://localhost:8428/api/v1/export -d 'match[]={series}'"
     wait_until(lambda: '"values":[1]' in terminal.printed(export), what="the point in VictoriaMetrics")
+    in_a_minute = f"time={time.time() + 60:.0f}"  # an instant query leaves out the last 30 s
+    for query in lines_under("More than one machine", "promql"):
+        answer = terminal.printed(f"curl -s http://localhost:8428/api/v1/query -d {in_a_minute} -d 'query={query}'")
+        assert [row["value"][1] for row in json.loads(answer)["data"]["result"]] == ["1"]
+
+
+def test_several_servers_have_one_sum_and_one_each(server, influxd):
+    influx = influxd()
+    servers = [
+        server("--interval", "0.2", "--influx", influx.dsn(), "--tag", f"host={name}") for name in ("web1", "web2")
+    ]
+    for web in (servers[0], *servers):
+        web.get("/")
+    wait_until(lambda: influx.total() == 3)
+    in_all, of_each = lines_under("More than one machine", "sql")
+    assert [row["sum"] for row in influx.query(in_all)] == [3]
+    assert {row["host"]: row["sum"] for row in influx.query(of_each)} == {"web1": 2, "web2": 1}
+
+
+def policies(influx: Influxd) -> dict[str, tuple[str, bool]]:
+    """The duration of each retention policy, and whether it is the default."""
+    rows = influx.query("SHOW RETENTION POLICIES ON math_server")
+    return {row["name"]: (row["duration"], row["default"]) for row in rows}
+
+
+A_YEAR = "8784h0m0s"  # 366 days
+
+
+def test_in_a_new_database_a_retention_policy_takes_the_points_of_the_server(server, influxd):
+    create, _ = lines_under("For how long", "sql")
+    influx = influxd()
+    influx.query("CREATE DATABASE math_server")
+    influx.query(create)
+    server("--interval", "0.2", "--influx", influx.dsn()).get("/")
+    wait_until(lambda: influx.total() == 1)
+    assert policies(influx) == {"autogen": ("0s", False), "a_year": (A_YEAR, True)}
+    two_years_ago = time.time_ns() - 2 * 366 * 86_400 * 10**9
+    assert "points beyond retention policy" in influx.write(f"requests requests_number=1i {two_years_ago}")[1]
+
+
+def test_where_there_are_points_the_policy_is_altered_and_a_new_default_would_hide_them(influxd):
+    create, alter = lines_under("For how long", "sql")
+    influx = influxd()
+    influx.query("CREATE DATABASE math_server")
+    assert influx.write(f"requests requests_number=1i {time.time_ns()}") == (204, "")
+    influx.query(alter)
+    assert policies(influx) == {"autogen": (A_YEAR, True)}
+    assert influx.total() == 1
+    influx.query(create)
+    assert influx.total() == 0
 
 
 def test_the_test_command_is_the_one_that_ci_runs():
