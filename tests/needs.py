@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -96,7 +97,9 @@ def imported(module: str, since: tuple[int, int] = (3, 9)) -> ModuleType:
     `since` is the first Python for which tests/requirements.txt has it.
     """
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a package imports in its turn
+            return importlib.import_module(module)
     except ImportError:
         missing = pytest.fail if os.environ.get("CI") == "true" and sys.version_info >= since else pytest.skip
         missing(f"no {module} here: pip install -r tests/requirements.txt, for Python {since[0]}.{since[1]} or newer")
