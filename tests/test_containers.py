@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from books import counted
 from daemons import PATIENCE_S, PROGRAM, PROJECT, Daemon, free_port, processes_of, wait_until
-from needs import imported, linux, posix
+from needs import imported, installed, linux, posix
 
 import webserver_influx
 from webserver_influx import Destination, parse_dsn
@@ -90,6 +90,21 @@ def test_all_services_name_one_database_and_one_user_with_one_password(compose, 
     assert influxdb["INFLUXDB_DB"] == destination.database
     assert influxdb["INFLUXDB_USER"] == destination.username
     assert influxdb["INFLUXDB_USER_PASSWORD"] == destination.password
+
+
+def test_influxd_knows_every_setting_of_its_service(compose):
+    """It ignores what it does not know without a word. What its image reads itself is not influxd's."""
+    settings = compose["services"]["influxdb"]["environment"]
+    of_the_image = {name for name in settings if re.match("INFLUXDB_(ADMIN_USER|DB|USER)", name)}
+
+    def effective(env: dict[str, str]) -> str:
+        command = [installed("influxd"), "config"]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
+
+    default = effective({})
+    for name in settings.keys() - of_the_image:
+        if "reporting-enabled = false" not in default or name != "INFLUXDB_REPORTING_DISABLED":  # Debian's: off already
+            assert effective({name: settings[name]}) != default, name
 
 
 def test_grafana_gets_the_datasource_and_the_dashboard_of_this_folder(compose):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from daemons import PROJECT, Influxd, clean_environment, wait_until
-from needs import INSTALLED_BY_CI, installed
+from needs import INSTALLED_BY_CI, imported, installed
 from proxy import Fate, Proxy
 
 TEN_POINTS = "\n".join(f"requests requests_number=1i {time}" for time in range(1, 11))
@@ -160,6 +160,15 @@ def test_a_command_that_is_missing_skips_a_test_and_fails_it_only_where_ci_insta
     expected = pytest.fail if ci and command == "curl" else pytest.skip
     with pytest.raises(expected.Exception, match=f"^no {command} on this machine: apt-get install {command}$"):
         installed(command)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("ci", "since"), [(True, (3, 9)), (True, (4, 0)), (False, (3, 9))])
+def test_a_module_that_is_missing_skips_a_test_and_fails_it_only_where_ci_has_installed_it(monkeypatch, ci, since):
+    monkeypatch.setenv("CI", str(ci).lower())
+    expected = pytest.fail if ci and since == (3, 9) else pytest.skip
+    with pytest.raises(expected.Exception, match=r"^no nothing\.at_all here: pip install -r tests/requirements\.txt"):
+        imported("nothing.at_all", since)
 
 
 @pytest.mark.smoke
