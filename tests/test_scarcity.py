@@ -65,7 +65,7 @@ def group(tmp_path):
 
 @pytest.mark.parametrize(
     ("workers", "most", "line"),
-    [("1", 1, NO_THREAD), ("1", 2, NO_THREAD), ("2", 2, NO_WORKER), ("2", 5, NO_THREAD)],
+    [("1", 1, NO_THREAD), ("1", 4, NO_THREAD), ("2", 4, NO_WORKER), ("2", 8, NO_THREAD)],
     ids=["no thread that serves", "no thread that reports", "no worker", "no thread beside a worker"],
 )
 def test_a_container_with_too_few_processes_is_told_of_that_limit(group, workers, most, line):
