@@ -163,7 +163,7 @@ def btrfs(tmp_path):
     with image.open("wb") as file:
         file.truncate(200 * 1024**2)
     folder.mkdir()
-    subprocess.run([mkfs, "-q", "--mixed", image], check=True)
+    subprocess.run([mkfs, "-q", image], check=True)
     mounted = subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"this system mounts no btrfs: {mounted.stderr}")
@@ -172,9 +172,9 @@ def btrfs(tmp_path):
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes all space that is left."""
+    """A file that takes all space that is left for data, not that for metadata."""
     ballast = folder / "ballast"
-    for size in (1024**2, 4096, 1):
+    for size in (1024**2, 4096):
         with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
             while file.write(bytes(size)):
                 pass
