@@ -46,9 +46,10 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, BytesIO, TextIOWrapper
 from itertools import accumulate
-from math import frexp, fsum, inf, isfinite
+from math import ceil, frexp, fsum, inf, isfinite, nan
+from operator import add
 from queue import SimpleQueue
-from time import localtime, monotonic, sleep, strftime, time, time_ns
+from time import localtime, monotonic, process_time, sleep, strftime, time, time_ns
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 from urllib.parse import unquote, unquote_plus, urlsplit
 
@@ -117,6 +118,15 @@ WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
 RESPAWN_LONGEST_SECONDS = 60.0  # so long, which is also the longest pause
 
+LOOK_SECONDS = 0.1  # from the begin of a second, when all threads tell their CPU time, to the look at what was taken
+SPARKS = 200  # seconds in the live line's curve, at most
+BLOCKS = "▁▂▃▄▅▆▇█"
+SHORT_SECONDS = 0.5  # less, as at the end, is no second to tell a rate of
+LOAD_BITS = 1  # a second with less than a half (to a quarter) of the most requests is at the edge of a load, or in none
+FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of the CPUs that the server may use: from which it used them up, or had some left
+IDLE_SHARE = 0.05  # of the machine's CPUs: below that, all of them were busy
+VERDICT_SECONDS = 3.0  # of load, without which nothing is said of its limit
+
 LOGGED_BYTES = 4000  # of a request line in the access log; goaccess, and a piece of output, take a line of 4 KiB
 OUTPUT_BYTES = 8 * 1024 * 1024  # that wait for standard output or error: what a busy access log brings in a second
 OUTPUT_PIECE_BYTES = 4096  # in one write: what a pipe keeps together when several processes write to it (PIPE_BUF)
@@ -146,9 +156,19 @@ def reason_of(error: Exception) -> str:
     return f"{reason} ({limit})" if limit else reason
 
 
-def requests_word(number: int) -> str:
-    """The noun that follows a number of requests."""
-    return "request" if number == 1 else "requests"
+def counted(number: int, noun: str) -> str:
+    """A number of things: `1 request`, `74,012 requests`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time span: `60 s`, `0.3 s`."""
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1g} s"
+
+
+def per_second(rate: float) -> str:
+    """A rate, to a digit that can be known: `12,340/s`, `0.3/s`."""
+    return f"{rate:,.0f}/s" if rate >= 10 or rate == int(rate) else f"{rate:.1f}/s"
 
 
 def uri_host(host: str) -> str:
@@ -843,6 +863,8 @@ class Counter:
         16     16 bytes  identity, which the state file that goes with it has, too
         64*n   uint64    cell n, from 1 to 255: the requests counted in it since the file was made
         +8     uint64    beside it, what the thread that counts there has to do now, in connections
+        +16    uint64    how many connections it has open, as of this second
+        +24    uint64    the CPU time of its process, in microseconds, as of this second; of one thread of each process
 
     Cells only grow; each has a cache line, and every serving thread has a cell. The program locks part 0, the header,
     and each process that serves locks its cells; the system unlocks them when a process dies. The locked bytes lie past
@@ -959,7 +981,15 @@ class Counter:
 
     def loads(self, threads: int) -> memoryview:
         """What each of so many threads has to do, for all processes to see."""
-        return self.words[self.STEP + 1 : (threads + 1) * self.STEP : self.STEP]
+        return self.beside(1, threads)
+
+    def beside(self, place: int, threads: int) -> memoryview:
+        """A word beside the cells of so many threads, by its place in the cache line."""
+        return self.words[self.STEP + place : (threads + 1) * self.STEP : self.STEP]
+
+    def usage(self, threads: int) -> tuple[int, float]:
+        """How many connections so many threads have open, and the CPU time (s) of their processes."""
+        return sum(self.beside(2, threads)), sum(self.beside(3, threads)) / 1e6
 
     def flush(self) -> None:
         """Make the count outlive a power loss: msync()."""
@@ -990,6 +1020,10 @@ class Cell:
         """Count so many requests. An aligned 8-byte store, so that another process never reads half of it."""
         with self.lock:
             self.words[self.index] += number
+
+    def tell_usage(self, connections: int, cpu_seconds: float) -> None:
+        """Publish how many connections are open, and the CPU time of this process; see Counter."""
+        self.words[self.index + 2], self.words[self.index + 3] = connections, int(cpu_seconds * 1e6)
 
 
 def overwrite_in_place(file: int) -> Optional[bool]:
@@ -1577,10 +1611,23 @@ class Reporter(threading.Thread):
     It never dies: what goes wrong in a round is logged, once until it changes, and the next round tries again.
     """
 
-    def __init__(self, outbox: Outbox, influxdb: InfluxDB, interval: float) -> None:
-        """interval is in seconds."""
+    def __init__(
+        self,
+        outbox: Outbox,
+        influxdb: InfluxDB,
+        interval: float,
+        take_most: Callable[[], float] = float,
+        quiet: bool = False,
+    ) -> None:
+        """interval is in seconds; take_most tells the most requests in a second since it was last called.
+
+        If it is quiet, it logs no line for each interval.
+        """
         super().__init__(name="reporter", daemon=True)
         self.outbox, self.influxdb, self.interval = outbox, influxdb, interval
+        self.take_most, self.quiet = take_most, quiet
+        self.status = "InfluxDB not asked yet"
+        self.taken = 0  # points that InfluxDB has taken
         self.stopping = threading.Event()
         self.recorded = monotonic()  # when the running interval began
         self.clock_offset = time_ns() / 1e9 - self.recorded  # of the system's clock to the monotonic one, in seconds
@@ -1685,23 +1732,39 @@ class Reporter(threading.Thread):
         A failure is soon tried again, then more and more rarely; but not if that might end after until, when the next
         point is due.
         """
-        begin = monotonic()
+        begin, taken = monotonic(), self.taken
         self.pause = min(max(RETRY_SECONDS, 2 * self.pause), self.interval)
         try:
             self.influxdb.connect()
             while (points := self.outbox.oldest(BATCH_POINTS)) and monotonic() < until:
                 self.send(points)
             self.pause = 0.0
-            if self.trouble and not points and self.is_recorded:
-                log.info("All is well again: InfluxDB takes points")
-                self.trouble = ""
+            if not points:
+                self.log_well(taken)
         except Trouble as trouble:
             self.log_trouble(f"{trouble}; points wait in {self.outbox.display_name}")
+            self.tell_status()
             self.pause = max(self.pause, trouble.retry_after)
         finally:
             end = monotonic()
             retry = end + self.pause
             self.retry = retry if self.pause and retry + (end - begin) <= until else inf
+
+    def log_well(self, taken: int) -> None:
+        """Log that InfluxDB takes points, after trouble or if it had taken none before; taken is how many it had."""
+        self.status = "InfluxDB takes points"
+        late = self.taken - taken
+        had_waited = f"; {counted(late, 'point')} had waited" if late > 1 else ""
+        if self.trouble and self.is_recorded:
+            log.info("All is well again: InfluxDB takes points%s", had_waited)
+            self.trouble = ""
+        elif late and not taken:
+            log.info("InfluxDB takes points%s", had_waited)
+
+    def tell_status(self) -> None:
+        """Have the live line show how many points wait."""
+        waiting = self.outbox.waiting()
+        self.status = f"{counted(waiting, 'point')} waiting" if waiting else "InfluxDB takes no points"
 
     def tell(self, number: int, seconds: float) -> None:
         """Log how many requests came in how many seconds, and where their point is."""
@@ -1719,8 +1782,14 @@ class Reporter(threading.Thread):
             fate = f"points that InfluxDB rejected: {self.rejected}"
         else:
             fate = "delivered to InfluxDB"
+        if waiting:
+            self.tell_status()
+        if level == logging.INFO and self.quiet and not self.stopping.is_set():
+            return
         rate = number / max(seconds, 0.001)
-        log.log(level, "%d %s in %.0f s, %.1f per second; %s", number, requests_word(number), seconds, rate, fate)
+        most = max(rate, self.take_most())
+        rates = f"{per_second(rate)}, at most {per_second(most)}"
+        log.log(level, "%s in %s (%s); %s", counted(number, "request"), duration(seconds), rates, fate)
 
     def send(self, points: list[Point]) -> None:
         """Send consecutive points; halve what is rejected, until the points that are at fault stand alone.
@@ -1747,6 +1816,7 @@ class Reporter(threading.Thread):
                 self.send(points[middle:])
         else:
             self.outbox.remove(points)
+            self.taken += len(points)
 
     def log_trouble(self, trouble: str) -> bool:
         """Log what is wrong, unless it was the last thing logged."""
@@ -2116,6 +2186,7 @@ class ServingThread(threading.Thread):
         self.server.renew_date()
         self.accepted = 0
         self.tell_load()
+        self.cell.tell_usage(len(self.connections), process_time() if self is self.server.threads[0] else 0.0)
         patience = patience_seconds()
         for connection in list(self.connections.values()):
             if connection.waits_for_turn():  # for which the client is not to blame
@@ -2266,10 +2337,37 @@ def serving_threads(processes: int) -> int:
 
 
 def cpu_count() -> int:
-    """How many CPUs this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many CPUs this process may use: by its affinity, and by the quota of its container, rounded up."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    return min([len(os.sched_getaffinity(0)), *(ceil(quota) for quota in cpu_quotas())])
+
+
+def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[float]:
+    """The CPUs that each control group of this process may use (Linux, cgroup-v2.rst and sched-bwc.rst)."""
+    for line in read_text(f"{proc}/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = f"{groups}/cpu" if controllers else groups
+        parts = group.strip("/").split("/")
+        for depth in range(len(parts), -1, -1):  # in a container, the path may be that of the machine outside
+            folder = "/".join(parts[:depth])
+            if controllers:
+                figures = [read_text(f"{root}/{folder}/cpu.cfs_{figure}_us").strip() for figure in ("quota", "period")]
+            else:
+                figures = read_text(f"{root}/{folder}/cpu.max").split()
+            if len(figures) == 2 and figures[0].isdecimal():  # without a quota it is "max" or -1
+                yield int(figures[0]) / int(figures[1])
+
+
+def read_text(path: str) -> str:
+    """The text of a file; empty if it cannot be read."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 # ------------------------------------------------------------------------------------- Terminal and log
@@ -2293,6 +2391,8 @@ class Output(BufferedIOBase):
         self.lock = threading.RLock()  # guards `size` and `lost`; a destructor that warns may come back to it
         self.size = 0  # bytes that wait or are being written
         self.lost = 0  # lines
+        self.live_line: Optional[str] = None  # kept below all that is written, on a terminal
+        self.was_live = False
         self.ending = threading.Event()
         self.writer = threading.Thread(target=self.write_what_waits, name=f"output {descriptor}", daemon=True)
         with contextlib.suppress(RuntimeError):  # the system lets no thread start: finish() does its work
@@ -2315,7 +2415,7 @@ class Output(BufferedIOBase):
             batch = [self.waiting.get()]
             batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
             text = b"".join(batch)
-            unwritten = self.write_now(text)
+            unwritten = self.write_now(self.erasure() + text + self.live_text())
             with self.lock:
                 self.size -= len(text)
                 self.lost += unwritten.count(b"\n")
@@ -2323,6 +2423,21 @@ class Output(BufferedIOBase):
                 logged = self.lost
                 log.warning("%d lines of this log are lost by now: they were not read, or could not be written", logged)
             self.ending.wait(OUTPUT_REST_SECONDS)
+
+    def show(self, line: Optional[str]) -> None:
+        """Keep this line below the log; "" leaves room for that of another process, None ends it."""
+        self.live_line = line
+        self.waiting.put(b"")
+
+    def erasure(self) -> bytes:
+        """What clears the terminal's current line, on terminals of all kinds; nothing if there is no live line."""
+        if self.live_line is None and not self.was_live:
+            return b""
+        self.was_live = self.live_line is not None
+        return b"\r%b\r" % (b" " * (terminal_width(self.file) - 1))
+
+    def live_text(self) -> bytes:
+        return (self.live_line or "").encode(sys.stderr.encoding, "replace")
 
     def write_now(self, data: bytes) -> bytes:
         """Write, some whole lines at a time, however long that takes; return what could not be written."""
@@ -2350,22 +2465,33 @@ class Output(BufferedIOBase):
     def writable(self) -> bool:
         return True
 
+    def isatty(self) -> bool:
+        return self.file.isatty()
+
     def fileno(self) -> int:
         return self.file.fileno()
+
+
+def show_live_line(line: Optional[str]) -> None:
+    """See Output.show()."""
+    output: Any = sys.stderr.buffer
+    output.show(line)
 
 
 @contextlib.contextmanager
 def outputs_in_background() -> Iterator[None]:
     """Let nobody wait for standard output and error, or fail for their sake, whatever they are; not even if closed."""
     open_standard_descriptors()
+    error = Output(2)
+    output = error if os.path.samestat(os.fstat(1), os.fstat(2)) else Output(1)  # one, so that all stays in order
     stdout, stderr = (
         TextIOWrapper(
-            Output(descriptor),
+            raw,
             encoding=getattr(stream, "encoding", None),  # a stream that was closed at the start is None
             errors="backslashreplace",
             line_buffering=True,
         )
-        for descriptor, stream in ((1, sys.stdout), (2, sys.stderr))
+        for raw, stream in ((output, sys.stdout), (error, sys.stderr))
     )
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         try:
@@ -2658,6 +2784,8 @@ def work(number: int, listener: socket.socket, path: str, options: argparse.Name
     for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; workers obey the pipe
         signal.signal(signum, signal.SIG_IGN)
     configure_logging(options)
+    if not options.quiet and has_live_line():
+        show_live_line("")  # the program shows one, and lines of this process shall not tear it
     prepare_process()
     threads = serving_threads(options.workers)
     first = (number - 1) * threads
@@ -2677,6 +2805,195 @@ def work(number: int, listener: socket.socket, path: str, options: argparse.Name
     except (EOFError, OSError):
         os._exit(1)  # the program was killed, and the next one needs this worker's cells
     server.stop()
+
+
+# ------------------------------------------------------------------------------------------------ Meter
+
+
+class Load(NamedTuple):
+    """What came in some seconds, and what that took."""
+
+    seconds: float = 0.0
+    requests: int = 0
+    cpu: float = 0.0  # CPU seconds that the server's processes used
+    idle: float = nan  # CPU seconds that nobody used, of all the machine's; nan where the system does not tell
+
+    def __add__(self, other: Any) -> "Load":
+        return Load(*map(add, self, other))
+
+
+class Meter:
+    """What the server takes, second by second; it has no clock, and only adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.all = self.last = Load(seconds=0.0, idle=0.0)
+        self.most = self.most_lately = 0.0  # requests per second, since the start and since take_most()
+        self.most_at = 0.0  # when that was, in seconds since 1970
+        self.rates: deque[float] = deque(maxlen=SPARKS)
+        # By the number of bits of the requests per second. So what is a second under load can be decided at the end.
+        self.by_rate: defaultdict[int, Load] = defaultdict(lambda: Load(idle=0.0))
+
+    def add(self, load: Load, now: float) -> None:
+        """Add the load of the last second; now is in seconds since 1970."""
+        self.all += load
+        if load.seconds < SHORT_SECONDS:
+            return
+        rate, self.last = load.requests / load.seconds, load
+        self.by_rate[int(rate).bit_length()] += load
+        self.rates.append(rate)
+        self.most_lately = max(self.most_lately, rate)
+        if rate > self.most:
+            self.most, self.most_at = rate, now
+
+    def take_most(self) -> float:
+        """The most requests in a second since this was asked last."""
+        most, self.most_lately = self.most_lately, 0.0
+        return most
+
+    def under_load(self) -> Load:
+        """The seconds in which requests came, but not those with few in comparison."""
+        least = max(1, int(self.most).bit_length() - LOAD_BITS)
+        return sum((load for bits, load in self.by_rate.items() if bits >= least), Load(idle=0.0))
+
+    def live_line(self, connections: int, status: str, width: int, blocks: str = BLOCKS) -> str:
+        """What the last second was like, in so many columns; blocks stand for rates in a curve, if there are any."""
+        figures = [
+            per_second(self.rates[-1]),
+            f"at most {per_second(self.most)}",
+            f"{self.all.requests:,} in all",
+            f"{connections:,} open",
+            f"{self.last.cpu / self.last.seconds:.0%} of a CPU".replace("%", " %"),
+            status,
+        ]
+        parting = " · " if blocks else " | "
+        while len(figures) > 1 and len(parting.join(figures)) > width:
+            figures.pop()
+        line = parting.join(figures)[:width]
+        curve = list(self.rates)[-max(0, width - len(line) - 2) :] if blocks and width - len(line) > 2 else []
+        most = max(curve, default=0.0) or 1.0
+        sparks = "".join(blocks[ceil(rate / most * (len(blocks) - 1))] for rate in curve)
+        return f"{sparks}  {line}" if sparks else line
+
+    def summary(self, cpus: int, machine_cpus: int, processes: int) -> list[str]:
+        """What the server took since the start, in lines, if anything; cpus is how many it could use, with so many processes."""
+        total = f"{counted(self.all.requests, 'request')} in {duration(self.all.seconds)}"
+        if not self.most:
+            return [total] if self.all.requests else []
+        at = strftime("%H:%M:%S", localtime(self.most_at))
+        load = self.under_load()
+        rate, share = load.requests / load.seconds, f"{100 * load.cpu / load.seconds:.0f} % of a CPU"
+        lines = [
+            f"{total}, at most {per_second(self.most)} (at {at})",
+            f"Under load for {duration(load.seconds)}: {per_second(rate)} on average, {share}",
+        ]
+        return lines + [words for words in [verdict(load, cpus, machine_cpus, processes)] if words]
+
+
+def verdict(load: Load, cpus: int, machine_cpus: int, processes: int) -> str:
+    """What the limit was, in a sentence; empty where the figures allow none."""
+    used = load.cpu / load.seconds / min(cpus, processes)
+    idle = load.idle / load.seconds / machine_cpus
+    if load.seconds < VERDICT_SECONDS:
+        return ""
+    if used >= FULL_SHARE and processes < cpus:
+        own = "its one CPU" if processes == 1 else f"its {processes} CPUs"
+        return f"The server used {own} fully: more needs --workers"
+    if used >= FULL_SHARE:
+        return f"The server used all of the {counted(cpus, 'CPU')} that it may use"
+    if idle < IDLE_SHARE:
+        return "All CPUs of this machine were busy, also with other work: a load from another machine may show more"
+    if used <= SPARE_SHARE and idle >= IDLE_SHARE:
+        return "The server had CPU to spare: the load or the network was the limit"
+    return ""
+
+
+class Watch(threading.Thread):
+    """The daemon thread that looks at the counter each second, for the live line and for what is told at the end."""
+
+    def __init__(self, counter: Counter, options: argparse.Namespace, status: Callable[[], str]) -> None:
+        """status tells how InfluxDB is."""
+        super().__init__(name="watch", daemon=True)
+        self.counter, self.status = counter, status
+        self.meter = Meter()
+        self.processes = options.workers * serving_threads(options.workers)
+        self.is_live = not options.quiet and has_live_line()
+        self.stopping = threading.Event()
+        self.seen = self.figures()
+
+    def figures(self) -> tuple[float, Load]:
+        """The monotonic time, and all that there has been until now."""
+        _, cpu = self.counter.usage(self.processes)
+        return monotonic(), Load(0.0, self.counter.total(), cpu, idle_seconds())
+
+    def run(self) -> None:
+        while not self.stopping.wait(1.5 - (time() + 0.5 - LOOK_SECONDS) % 1):
+            with contextlib.suppress(Exception):  # it only shows what there is
+                self.look()
+
+    def look(self) -> None:
+        """Add what came since the last look, and show it."""
+        (before, seen), self.seen = self.seen, self.figures()
+        now, figures = self.seen
+        used = max(0.0, figures.cpu - seen.cpu)  # less than before, where a worker took the place of another
+        self.meter.add(Load(now - before, figures.requests - seen.requests, used, figures.idle - seen.idle), time())
+        if self.is_live:
+            width = terminal_width(sys.stderr) - 1
+            connections, _ = self.counter.usage(self.processes)
+            line = self.meter.live_line(connections, self.status(), width, blocks_for(sys.stderr))
+            show_live_line(line if is_in_foreground(sys.stderr) else "")
+
+    def stop(self) -> None:
+        """End the live line."""
+        self.stopping.set()
+        self.join(PAUSE_SECONDS)
+        if self.is_live:
+            self.is_live = False
+            show_live_line(None)
+
+    def tell(self) -> None:
+        """Log what was taken since the start."""
+        with contextlib.suppress(Exception):
+            self.look()
+            for line in self.meter.summary(cpu_count(), os.cpu_count() or 1, self.processes):
+                log.info("%s", line)
+
+
+def idle_seconds() -> float:
+    """The CPU seconds that nobody has used, of all CPUs of the machine, where the system tells (proc(5), stat)."""
+    figures = read_text("/proc/stat").split()[4:6]  # idle and iowait, of the first line
+    return sum(map(int, figures)) / os.sysconf("SC_CLK_TCK") if figures else nan
+
+
+def has_live_line() -> bool:
+    """Whether standard error is a terminal that can show one."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def is_in_foreground(stream: Any) -> bool:
+    """Whether this process may write to the terminal: it is not in the background of a shell."""
+    try:
+        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+    except AttributeError:  # Windows has no such thing
+        return True
+    except OSError:  # the terminal has gone
+        return False
+
+
+def terminal_width(stream: Any) -> int:
+    """Its columns, as of now."""
+    try:
+        return max(2, os.get_terminal_size(stream.fileno()).columns or 80)  # some terminals do not say
+    except OSError:
+        return 80
+
+
+def blocks_for(stream: Any) -> str:
+    """The blocks of a curve, if a stream's encoding has them."""
+    try:
+        BLOCKS.encode(stream.encoding)
+    except UnicodeEncodeError:
+        return ""
+    return BLOCKS
 
 
 # ----------------------------------------------------------------------------------------- Command line
@@ -2782,6 +3099,7 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
     about = "processes, or auto: one for each CPU (default: 1)"
     add("--workers", metavar="N", type=worker_count, default=1, help=about)
     add("--access-log", action="store_true", help="log each request, at three quarters of the speed (default: off)")
+    add("--quiet", action="store_true", help="leave out the live line and the line for each interval (default: off)")
     add("--verbose", action="store_true", help="log what only a developer wants to know, too (default: off)")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(argv)
@@ -2806,29 +3124,10 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
     with contextlib.ExitStack() as stack:
         if_refused = stack.enter_context(contextlib.ExitStack())
         listener = stack.enter_context(listen(options.bind, options.port))
-        count_file = f"{options.state}-count"
-        if options.state == ":memory:":
-            count_file = ":memory:"
-            if options.workers > 1:  # which share the count through a file
-                count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
-        try:
-            outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
-            cells = range(1, 1 + serving_threads(options.workers))
-            counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, make=outbox.is_new)))
-            if_refused.callback(counter.discard)
-            if_refused.callback(outbox.discard)
-            outbox.open_for(counter)
-            outbox.offer_again()
-            behind = (outbox.state()[2] - time_ns()) / 1e9
-            recovered = outbox.recover(round(options.interval * 1e9), time_ns())
-        except (OSError, sqlite3.Error) as error:
-            raise StartError(outbox.explain(error)) from None
-        if behind > options.interval:
-            log.warning("The system's clock is %.0f s behind the time at which the server ran last", behind)
-        if recovered:
-            words = recovered, requests_word(recovered)
-            log.info("The server was killed when it ran last; a point now has the %d %s it had counted since", *words)
-        reporter = Reporter(outbox, InfluxDB(options.destination, options.tags), options.interval)
+        counter, outbox = open_files(options, stack, if_refused)
+        watch = Watch(counter, options, lambda: reporter.status)
+        influxdb = InfluxDB(options.destination, options.tags)
+        reporter = Reporter(outbox, influxdb, options.interval, watch.meter.take_most, options.quiet)
         if options.workers > 1:
             service: Any = Workers(listener, counter, options)
         else:
@@ -2839,15 +3138,48 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             start_thread(reporter)  # which imports what InfluxDB takes, while no other thread imports anything
             announce(listener, options, outbox.display_name)
             if_refused.pop_all()
+            start_thread(watch)
             stop_asked.recv(1)
+            watch.stop()
             print("Stops when what has come is answered and the last point delivered; a second Ctrl-C does not wait.")
         finally:
             end = monotonic() + STOP_SECONDS
             try:
                 service.stop()
+                if watch.ident:
+                    watch.tell()
             finally:
                 if reporter.ident:
                     reporter.stop(end)
+
+
+def open_files(
+    options: argparse.Namespace, stack: contextlib.ExitStack, if_refused: contextlib.ExitStack
+) -> tuple[Counter, Outbox]:
+    """Open, or make, the counter and the outbox; leave their closing to the stack. Raises StartError."""
+    count_file = f"{options.state}-count"
+    if options.state == ":memory:":
+        count_file = ":memory:"
+        if options.workers > 1:  # which share the count through a file
+            count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
+    try:
+        outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
+        cells = range(1, 1 + serving_threads(options.workers))
+        counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, make=outbox.is_new)))
+        if_refused.callback(counter.discard)
+        if_refused.callback(outbox.discard)
+        outbox.open_for(counter)
+        outbox.offer_again()
+        behind = (outbox.state()[2] - time_ns()) / 1e9
+        recovered = outbox.recover(round(options.interval * 1e9), time_ns())
+    except (OSError, sqlite3.Error) as error:
+        raise StartError(outbox.explain(error)) from None
+    if behind > options.interval:
+        log.warning("The system's clock is %.0f s behind the time at which the server ran last", behind)
+    if recovered:
+        left = counted(recovered, "request")
+        log.info("The server was killed when it ran last; a point now has the %s it had counted since", left)
+    return counter, outbox
 
 
 def announce(listener: socket.socket, options: argparse.Namespace, state: str) -> None:
@@ -2856,9 +3188,12 @@ def announce(listener: socket.socket, options: argparse.Namespace, state: str) -
     where, others = uri_host(host.replace("%", "%25")), ""  # RFC 6874 §2: a zone is behind %25
     if host in ("::", "0.0.0.0"):
         where, others = "localhost", " and all other addresses" if host == "::" else " and all other addresses of IPv4"
+    cpus = cpu_count()
+    more = "; --workers auto uses all" if options.workers * serving_threads(options.workers) < cpus else ""
     print(
         f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
-        f"Every {options.interval:g} s statistics go to {options.destination}; until then they are in {state}.",
+        f"Every {options.interval:g} s statistics go to {options.destination}; until then they are in {state}.\n"
+        f"{counted(options.workers, 'process')} on {counted(cpus, 'CPU')}{more}.",
     )
 
 

@@ -448,7 +448,9 @@ ACCESS_LINE = re.compile(
     r"(?P<host>\S+) - - \[(?P<time>\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] "
     r'"(?P<request>(?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" (?P<status>\d{3}) (?P<bytes>\d+)'
 )
-REPORT_LINE = re.compile(r"\S+ \S+ (?:INFO|WARNING) (\d+) requests? in \d+ s, \d+\.\d per second; (.+)")
+REPORT_LINE = re.compile(
+    r"\S+ \S+ (?:INFO|WARNING) ([\d,]+) requests? in [\d.]+ s \([\d.,]+/s, at most [\d.,]+/s\); (.+)"
+)
 
 
 class Server(Daemon):

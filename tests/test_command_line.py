@@ -38,7 +38,7 @@ HELP = """\
 usage: webserver_influx.py [-h] [--bind ADDRESS] [--port N] [--influx DSN]
                            [--interval SECONDS] [--tag KEY=VALUE]
                            [--state FILE] [--workers N] [--access-log]
-                           [--verbose] [--version]
+                           [--quiet] [--verbose] [--version]
 
 Adds up numbers over HTTP and tells InfluxDB 1.8 how many requests came.
 
@@ -61,6 +61,8 @@ options:
                       lost (default: math_server.db)
   --workers N         processes, or auto: one for each CPU (default: 1)
   --access-log        log each request, at three quarters of the speed
+                      (default: off)
+  --quiet             leave out the live line and the line for each interval
                       (default: off)
   --verbose           log what only a developer wants to know, too (default:
                       off)
@@ -293,7 +295,9 @@ def test_a_quiet_run_logs_nothing_but_the_last_minute(server):
     web.get()
     assert web.stop() == 0 or os.name == "nt"
     if os.name != "nt":
-        trouble, report = web.log()
+        (summary,) = (line for line in web.log() if " INFO " in line)
+        trouble, report = (line for line in web.log() if " WARNING " in line)
+        assert " INFO 2 requests in " in summary
         assert " WARNING 2 requests in " in report
         assert (
             " WARNING InfluxDB at 127.0.0.1:1 cannot be reached: Connection refused; start influxd, or give another"
@@ -306,7 +310,9 @@ def test_a_quiet_run_with_influxdb_logs_one_line_a_minute_and_no_other(server, i
     web = server("--influx", influxd().dsn())
     web.get()
     assert web.stop() == 0
-    (line,) = web.log()
+    *summary, takes, line = web.log()
+    assert " INFO 1 request in " in summary[0]
+    assert takes.endswith(" INFO InfluxDB takes points")
     assert REPORT_LINE.fullmatch(line).groups() == ("1", "delivered to InfluxDB")
 
 
