@@ -11,12 +11,14 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +45,7 @@ class Block(NamedTuple):
     def commands(self) -> list[tuple[str, str]]:
         """Each command, and the output that is shown below it; in a `sh` block, none is."""
         if self.language == "sh":
-            return [(line, "") for line in self.lines]
+            return [(command, "") for command in whole_commands(self.lines)]
         found: list[tuple[str, str]] = []
         for line in self.lines:
             if line.startswith("$ "):
@@ -52,6 +54,21 @@ class Block(NamedTuple):
                 command, output = found.pop()
                 found.append((command, f"{output}{line}\n"))
         return found
+
+
+def whole_commands(lines: list[str]) -> Iterator[str]:
+    """The lines, those of one command as one: it goes on for as long as a quote is open."""
+    command = ""
+    for line in lines:
+        command += line
+        try:
+            shlex.split(command)
+        except ValueError:
+            command += "\n"
+        else:
+            yield command
+            command = ""
+    assert not command
 
 
 def blocks() -> list[Block]:
@@ -70,10 +87,15 @@ def blocks() -> list[Block]:
     return found
 
 
+def blocks_under(heading: str, language: str) -> list[Block]:
+    """The blocks of this language under this heading, in order."""
+    return [block for block in blocks() if (block.heading, block.language) == (heading, language)]
+
+
 def lines_under(heading: str, language: str) -> list[str]:
     """The lines of the one block of this language under this heading."""
-    (lines,) = (block.lines for block in blocks() if (block.heading, block.language) == (heading, language))
-    return lines
+    (block,) = blocks_under(heading, language)
+    return block.lines
 
 
 def tables() -> dict[str, list[list[str]]]:
@@ -228,10 +250,14 @@ def terminal(guard, tmp_path):
 # --- the tests
 
 
+CAPACITY = "What can my machine take?"
+
+
 def test_every_command_does_what_the_readme_says(terminal):
     for command in ("influxd", "influx", "curl", "hostname"):
         installed(command)
-    shell = iter([block for block in blocks() if block.language in ("sh", "console")])
+    apart = (CAPACITY,)  # with tests of their own
+    shell = iter([block for block in blocks() if block.language in ("sh", "console") and block.heading not in apart])
 
     terminal.run(next(shell))  # python -m venv … && … webserver_influx.py
     terminal.run(next(shell))  # curl, twice
@@ -273,6 +299,74 @@ def test_every_command_does_what_the_readme_says(terminal):
 
     next(shell)  # VictoriaMetrics has a test of its own
     assert not list(shell)
+
+
+def with_any_numbers(text: str) -> str:
+    """A pattern for the text, or for what differs from it in its numbers and in the heights of its chart."""
+    pattern = re.sub(r"\d[\d,.]*", r"[0-9][0-9,.]*", re.escape(normal(text)))
+    return re.sub("[▁-█]+", "[▁-█ ]+", pattern)
+
+
+def test_what_a_machine_takes_is_found_as_the_readme_says(terminal):
+    for command in ("wrk", "influxd", "influx"):
+        installed(command)
+    (wrk,), (loop,) = (block.commands() for block in blocks_under(CAPACITY, "sh"))
+    ((query, shown),) = blocks_under(CAPACITY, "console")[0].commands()
+    state = terminal.folder / webserver_influx.STATE_FILE
+    terminal.start("influxd -config influxdb.conf")
+    terminal.start(".venv/bin/python webserver_influx.py")
+
+    def load(command: str, ten_seconds: str) -> int:
+        """Let it be a second instead of ten; the number of requests that it prints."""
+        assert command.count(ten_seconds) == 1
+        printed = terminal.printed(command.replace(ten_seconds, ten_seconds[:-1]))
+        return int(re.search(r"(\d+) requests", printed)[1])
+
+    of_the_loop = load(loop[0], "+ 10")
+    assert counted(state) == of_the_loop > 0
+    of_wrk = load(wrk[0], "-d10")
+    terminal.ctrl_c()
+    assert 0 <= counted(state) - of_the_loop - of_wrk <= 64
+    wait_until(lambda: re.fullmatch(with_any_numbers(shown), normal(terminal.ended(query).stdout)), what=shown)
+
+
+def test_the_server_shows_the_load_as_the_readme_has_it(server, influxd, at_end):
+    wrk = installed("wrk")
+    (live,), (minute, whole, under_load, verdict) = (block.lines for block in blocks_under(CAPACITY, "text"))
+    (other_verdict,) = re.findall("`(The server had CPU to spare: .+?)`", " ".join(README.split()))
+    master, slave = os.openpty()
+    at_end.callback(os.close, master)
+    os.set_blocking(master, False)
+    subprocess.run(["stty", "columns", "120"], stdin=slave, check=True)
+    env = {"TERM": "xterm", "LC_ALL": "C.UTF-8"}
+    web = server("--interval", "1", "--influx", influxd().dsn(), start=False, env=env)
+    web.redirect(f"2>{os.ttyname(slave)}")  # of the session that begins with it, this becomes the terminal
+    web.start()
+    os.close(slave)
+    written = b""
+
+    def lines() -> list[str]:
+        """All that was written to the terminal, cut where the cursor moved."""
+        nonlocal written
+        with contextlib.suppress(OSError):  # no more for now, or for ever
+            while more := os.read(master, 65536):
+                written += more
+        without_colour = re.sub(r"\x1b\[[0-9;]*m", "", written.decode(errors="replace"))
+        return [line.strip() for line in re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]|\x1b[78]", without_colour)]
+
+    def shown(line: str) -> list[str]:
+        return [one for one in lines() if re.fullmatch(with_any_numbers(line), one)]
+
+    subprocess.run([wrk, "-t1", "-c64", "-d2", web.url], check=True, capture_output=True)
+    wait_until(lambda: shown(live), what=live)
+    wait_until(lambda: shown(minute), what=minute)
+    assert web.stop(signal.SIGINT) == 0
+    assert shown(whole)
+    assert shown(under_load)
+    # None is right, too: this machine may be busy with something else.
+    a_verdict = [one for one in lines() if " The server " in one]
+    prefix = verdict.partition(" The server ")[0]
+    assert a_verdict in ([], shown(verdict), shown(f"{prefix} {other_verdict}"))
 
 
 def test_victoriametrics_takes_the_same_points(terminal):
