@@ -251,12 +251,13 @@ def terminal(guard, tmp_path):
 
 
 CAPACITY = "What can my machine take?"
+RUSSIAN = "По-русски"
 
 
 def test_every_command_does_what_the_readme_says(terminal):
     for command in ("influxd", "influx", "curl", "hostname"):
         installed(command)
-    apart = (CAPACITY,)  # with tests of their own
+    apart = (CAPACITY, RUSSIAN)  # with tests of their own
     shell = iter([block for block in blocks() if block.language in ("sh", "console") and block.heading not in apart])
 
     terminal.run(next(shell))  # python -m venv … && … webserver_influx.py
@@ -369,6 +370,51 @@ def test_the_server_shows_the_load_as_the_readme_has_it(server, influxd, at_end)
     assert a_verdict in ([], shown(verdict), shown(f"{prefix} {other_verdict}"))
 
 
+def test_the_commands_of_the_russian_part_do_what_it_says(terminal):
+    for command in ("influxd", "influx", "curl"):
+        installed(command)
+    assert README.splitlines()[3].endswith("[По-русски](#по-русски).")
+    influxd, server, get, post, statistics, with_dsn = (
+        block for block in blocks() if block.heading == RUSSIAN and block.language in ("sh", "console")
+    )
+    for block in (influxd, server, get, post):
+        terminal.run(block)
+    terminal.ctrl_c()
+    terminal.run(statistics)
+    terminal.run(with_dsn)
+    terminal.ctrl_c()
+
+
+def test_the_lines_for_powershell_say_what_those_for_a_posix_shell_say():
+    """As far as that can be told without PowerShell."""
+    shell = [command for block in blocks() if block.language in ("sh", "console") for command, _ in block.commands()]
+    run, get, post, test, archive, _, _, influxd, influx, set_dsn, start, tagged = (
+        line for block in blocks_under("Windows", "powershell") for line in block.lines
+    )
+
+    def as_posix(line: str) -> str:
+        line = (
+            line.replace("; ", " && ")
+            .replace(".venv\\Scripts\\", ".venv/bin/")
+            .replace("$env:COMPUTERNAME", "$(hostname)")
+        )
+        line = re.sub(r"^\.\\influxdb-(\S+?)-1\\(\w+)\.exe", r"\2", line)
+        return re.sub(r"^py(?= )", "python", line)
+
+    for line in (run, test, influxd, influx, start, tagged):
+        assert as_posix(line) in shell, line
+    version = re.search(r"influxdb-([0-9.]+)_", archive)[1]
+    assert f"influxdb={version}\n" in (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
+    assert f".\\influxdb-{version}-1\\" in influxd
+    (dsn,) = (re.match(r"WEBSERVER_INFLUX_DSN=(\S+) ", line)[1] for line in shell[:-1] if line.startswith("WEBSERVER"))
+    assert set_dsn == f"$env:WEBSERVER_INFLUX_DSN = '{dsn}'"
+    curl = [shlex.split(line) for line in shell if line.startswith("curl")]
+    assert " -Body @{a = 3; b = 3}" in get
+    assert curl[0][1:6] == ["-G", "-d", "a=3", "-d", "b=3"]
+    assert f" -Body '{curl[1][curl[1].index('-d') + 1]}'" in post
+    assert " -Method Post -ContentType application/json " in post
+
+
 def test_victoriametrics_takes_the_same_points(terminal):
     installed("victoria-metrics")
     installed("curl")
@@ -435,7 +481,7 @@ def test_where_there_are_points_the_policy_is_altered_and_a_new_default_would_hi
 def test_the_test_command_is_the_one_that_ci_runs():
     install = "python -m venv .venv && .venv/bin/pip install -qr tests/requirements.txt"
     command = f"{install} && .venv/bin/python -m pytest -q"
-    assert [line for line in README.splitlines() if re.search("-m venv .*-m pytest", line)] == [command]
+    assert next(line for line in README.splitlines() if re.search("-m venv .*-m pytest", line)) == command
 
 
 def test_the_influxdb_that_the_readme_builds_is_the_one_that_ci_tests_with():
@@ -481,13 +527,13 @@ def test_the_limits_are_those_of_the_program():
         f"a body that takes longer than {program.BODY_SECONDS:.0f} s",
         f"nested deeper than {program.JSON_NESTING}",
         f"nothing happens for {program.IDLE_SECONDS:.0f} s",
-        f"take its\nreplies for {program.SEND_SECONDS:.0f} s",
+        f"take its replies for {program.SEND_SECONDS:.0f} s",
         f"a line of these over {program.CHUNK_LINE_BYTES // 1024} KiB",
         f"with over {program.CHUNK_EXCESS_BYTES // 1024} KiB more than they need",
         f"more than {program.FIELD_LINES} trailers",
-        f"Up to {program.OUTPUT_BYTES // 1024**2} MiB wait in\nmemory",
+        f"Up to {program.OUTPUT_BYTES // 1024**2} MiB wait in memory",
     ):
-        assert words in README
+        assert words in " ".join(README.split())
     assert 1 / (1 + program.TURN_REST) == 0.2
     assert "a fifth of the time" in README
 
