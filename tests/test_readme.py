@@ -503,6 +503,16 @@ def test_every_linked_file_is_there():
     assert [link for link in links if link != made_by_the_benchmark and not (PROJECT / link).exists()] == []
 
 
+def test_every_linked_section_is_there():
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {
+        re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
+    }  # as GitHub makes them
+    links = re.findall(r"\]\(#([^)]+)\)", README)
+    assert links
+    assert [link for link in links if link not in anchors] == []
+
+
 def test_the_options_table_names_the_options_of_help_and_their_defaults():
     help_text = run_program("--help").stdout.partition("\nexamples:")[0]
     defaults = {}
