@@ -2875,7 +2875,7 @@ class Meter:
         return f"{sparks}  {line}" if sparks else line
 
     def summary(self, cpus: int, machine_cpus: int, processes: int) -> list[str]:
-        """What the server took since the start, in lines, if anything; cpus is how many it could use, with so many processes."""
+        """What the server took since the start, in lines; cpus is how many it may use, in so many processes."""
         total = f"{counted(self.all.requests, 'request')} in {duration(self.all.seconds)}"
         if not self.most:
             return [total] if self.all.requests else []
@@ -2970,13 +2970,11 @@ def has_live_line() -> bool:
 
 
 def is_in_foreground(stream: Any) -> bool:
-    """Whether this process may write to the terminal: it is not in the background of a shell."""
+    """Whether this process may write to its terminal: it is not in the background of a shell."""
     try:
         return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
-    except AttributeError:  # Windows has no such thing
+    except (AttributeError, OSError):  # Windows has no such thing, nor has a terminal that is not the controlling one
         return True
-    except OSError:  # the terminal has gone
-        return False
 
 
 def terminal_width(stream: Any) -> int:
