@@ -84,7 +84,8 @@ def document(results, peers, troubles, machine, rounds, seconds):
     parts += [
         "## The same sum in each",
         "Every server reads HTTP in its own way. In those for Python the same functions find the numbers and add them "
-        "up, and a lock guards the count of requests; Go does the same. nginx and the floor answer a constant.",
+        "up, and a lock guards the count of requests; Go does the same, on all CPUs that it may use (GOMAXPROCS): one "
+        "where it is pinned. nginx and the floor answer a constant.",
         *tables(results, peers, same, RATES, P99, CPU),
     ]
     if documented:
@@ -347,7 +348,7 @@ def chart(results, peers, caption):
     }
     marks = [
         text(16, 28, "Requests per second of one server process", "title"),
-        text(16, 48, "keep-alive GET /?a=3&b=3, 64 connections; the same sum in each, pale: a constant", "faint"),
+        text(16, 48, "keep-alive GET /?a=3&b=3, 64 connections; the same sum in each; faint: a constant", "faint"),
         text(16, 66, placement, "faint"),
     ]
     for number, server in enumerate(sorted(middle, key=middle.get, reverse=True)):

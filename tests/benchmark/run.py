@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import report
-from servers import PEERS, PROJECT, SETTLE_SECONDS, Absent, Server, Wrong, placements
+from servers import PEERS, PROJECT, SETTLE_SECONDS, Absent, Server, Unmeasured, Wrong, placements
 from works import CROWDS, RATES, WORKS
 
 NOWHERE = "influxdb://nobody:nothing@127.0.0.1:9/benchmark"  # so that no database gets statistics of this
@@ -150,7 +150,8 @@ class Benchmark:
             yield
         except (Absent, Wrong, OSError, subprocess.SubprocessError, http.client.HTTPException) as error:
             what = f"{PEERS[name].title}, {where}: {error or type(error).__name__}"
-            self.troubles.append(Trouble(name, what, isinstance(error, Wrong) or name == report.OURS))
+            ours_failed = name == report.OURS and not isinstance(error, Unmeasured)
+            self.troubles.append(Trouble(name, what, isinstance(error, Wrong) or ours_failed))
             if out:
                 self.out.add(out._replace(number=0))
             self.progress(what)
@@ -179,7 +180,7 @@ def machine():
     tools = [
         output("wrk", "--version", find=r"wrk \S+"),
         output("nginx", "-v", find=r"nginx/\S+"),
-        output("go", "version", find=r"go\d\S+") + f" (GOMAXPROCS {len(os.sched_getaffinity(0))}; pinned, 1)",
+        output("go", "version", find=r"go\d\S+"),
         output("valgrind", "--version", find=r"valgrind\S+"),
     ]
     packages = dict.fromkeys(" ".join(peer.packages for peer in PEERS.values()).split())
@@ -237,8 +238,8 @@ def parse_arguments(argv):
     options.rounds = options.rounds or (1 if options.quick else 15)
     options.seconds = options.seconds or (0.3 if options.quick else 1)
     works = options.only or [name for name, work in WORKS.items() if work.quick or not options.quick]
-    leave_out = [*options.without, *([] if options.free_threaded else ["threads"])]
-    options.works = [work for work in works if work not in leave_out]
+    missing = {"threads": not options.free_threaded, "instructions": not shutil.which("vgdb")}
+    options.works = [work for work in works if work not in options.without and not missing.get(work)]
     options.peers = options.peers or list(PEERS)
     asked = options.placement or ("os" if options.quick else "both")
     options.placements = [key for key in placements() if asked in (key, "both")]

@@ -32,6 +32,10 @@ class Absent(Exception):
     """A server could not be started, has ended, or answers nothing."""
 
 
+class Unmeasured(Absent):
+    """The fault is not the server's."""
+
+
 class Wrong(Exception):
     """A server did not answer as it must."""
 
@@ -115,7 +119,7 @@ PEERS = {
     "robyn": Peer("Robyn", packages="robyn"),
     "waitress": Peer("waitress", packages="waitress"),
     "cheroot": Peer("cheroot", packages="cheroot"),
-    "gunicorn": Peer("gunicorn", packages="gunicorn gunicorn_h1c"),
+    "gunicorn": Peer("gunicorn", packages="gunicorn gunicorn_h1c", skips=("instructions",)),  # it does not start so
     # valgrind does not go together with Go's runtime, nor vgdb with the signals of nginx.
     "go": Peer("Go net/http", report.YARDSTICK, command=go, skips=("instructions",)),
     "nginx": Peer("nginx, return 200", report.YARDSTICK, command=nginx, adds=False, skips=("instructions",)),

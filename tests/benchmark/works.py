@@ -7,7 +7,6 @@ import math
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import struct
@@ -16,7 +15,18 @@ import time
 from functools import partial
 from typing import Callable, NamedTuple
 
-from servers import JSON, JSON_FIELD, PATIENCE_SECONDS, SETTLE_SECONDS, TARGET, Absent, Placement, Server, on
+from servers import (
+    JSON,
+    JSON_FIELD,
+    PATIENCE_SECONDS,
+    SETTLE_SECONDS,
+    TARGET,
+    Absent,
+    Placement,
+    Server,
+    Unmeasured,
+    on,
+)
 
 RIGHT = b"Sum: 6.0"
 CONNECTIONS = 64
@@ -266,7 +276,7 @@ def powers_of_two():
 
 # -------------------------------------------------------------------------------------------------------- Instructions
 
-STARTING_SECONDS = 180  # for a server to start under valgrind, which slows it down fifty times
+STARTING_SECONDS = 90  # for a server to start under valgrind, which slows it down fifty times
 QUIET_SECONDS = 30  # to wait for a server to be idle, at most
 WARM_UP, MEASURED = 3, 10  # times that all connections ask
 
@@ -276,8 +286,6 @@ def instructions(server, options, column):
 
     The server is halted while 64 connections ask, and so finds all requests at once: the figure is repeatable.
     """
-    if not (shutil.which("valgrind") and shutil.which("vgdb")):
-        raise Absent("no valgrind on this machine")
     files = server.folder / f"callgrind-{server.port}"
     callgrind = "valgrind", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={files}.%p"
     measured = {}
@@ -321,16 +329,11 @@ def all_ask_at_once(server, connections, request, depth, times):
 def dump(server, files):
     """How many instructions all processes of the server have executed since they were asked last."""
     for pid, _ in server.stats():
-        told = subprocess.run(
-            ["vgdb", f"--pid={pid}", "dump"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
-        if told.returncode:
-            raise Absent(f"vgdb says: {told.stdout.strip()}")
+        command = ["vgdb", f"--pid={pid}", "dump"]
+        try:
+            subprocess.run(command, capture_output=True, timeout=PATIENCE_SECONDS, check=True)
+        except subprocess.SubprocessError as error:
+            raise Unmeasured(f"valgrind cannot be asked ({error})") from None
     total = 0
     for file in files.parent.glob(f"{files.name}.*.*"):
         total += sum(map(int, re.findall(r"^totals: (\d+)", file.read_text(errors="replace"), re.MULTILINE)))
