@@ -119,8 +119,8 @@ PEERS = {
     "robyn": Peer("Robyn", packages="robyn"),
     "waitress": Peer("waitress", packages="waitress"),
     "cheroot": Peer("cheroot", packages="cheroot"),
-    "gunicorn": Peer("gunicorn", packages="gunicorn gunicorn_h1c", skips=("instructions",)),  # it does not start so
-    # valgrind does not go together with Go's runtime, nor vgdb with the signals of nginx.
+    # valgrind does not go together with gunicorn's watch or Go's runtime, nor vgdb with the signals of nginx.
+    "gunicorn": Peer("gunicorn", packages="gunicorn gunicorn_h1c", skips=("instructions",)),
     "go": Peer("Go net/http", report.YARDSTICK, command=go, skips=("instructions",)),
     "nginx": Peer("nginx, return 200", report.YARDSTICK, command=nginx, adds=False, skips=("instructions",)),
     # It takes whatever arrives for one request, and never closes.
