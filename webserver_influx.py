@@ -1335,18 +1335,25 @@ class Destination(NamedTuple):
     password: str = PASSWORD
     database: str = DATABASE
     tls: bool = False
+    path: str = ""  # before `/write`, as it stands in a URL
+
+    @property
+    def place(self) -> str:
+        """The host, the port and the path, as in a URL."""
+        return f"{uri_host(self.host)}:{self.port}{self.path}"
 
     def __str__(self) -> str:
         """All but the password."""
         scheme = "https" if self.tls else "http"
-        return f"{scheme}://{uri_host(self.host)}:{self.port}, database {self.database}, user {self.username}"
+        return f"{scheme}://{self.place}, database {self.database}, user {self.username}"
 
 
 def parse_dsn(dsn: str) -> Destination:
-    """Read a data source name, `[https+]influxdb://[user:password@]host[:port][/database]`.
+    """Read a data source name, `[https+]influxdb://[user:password@]host[:port][/path…]/[database]`.
 
-    The syntax is that of `InfluxDBClient.from_dsn`, but percent-escapes are decoded and IPv6 addresses read. Raises
-    ValueError, with a reason in which no part of the DSN stands, as it may hold a password.
+    The syntax is that of `InfluxDBClient.from_dsn`, but percent-escapes are decoded and IPv6 addresses read, and the
+    database, which may be empty, follows the last slash. Raises ValueError, with a reason in which no part of the DSN
+    stands, as it may hold a password.
     """
     try:
         parts = urlsplit(dsn)
@@ -1363,14 +1370,17 @@ def parse_dsn(dsn: str) -> Destination:
         raise ValueError("it holds “?”, “#” or a space, which in a password are written as %3F, %23 and %20")
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("its port is not a number from 1 to 65535")
-    database = unquote(parts.path[1:])
-    if "/" in parts.path[1:] or "@" in parts.path:
-        raise ValueError("it has more than a database behind the host; in a password, “/” is written as %2F")
+    if "@" in parts.path:
+        raise ValueError("it has “@” behind the host, where that is %40; in a password, “/” is written as %2F")
+    path, _, database = parts.path.rpartition("/")
+    if any(segment in ("", ".", "..") for segment in path.split("/")[1:]):
+        raise ValueError("the path behind its host has an empty part, “.” or “..”")
     if parts.username is None:
         username, password = USER, PASSWORD
     else:
         username, password = unquote(parts.username), unquote(parts.password or "")
-    return Destination(host, port or 8086, username, password, database or DATABASE, parts.scheme.startswith("https"))
+    tls = parts.scheme == "https+influxdb"
+    return Destination(host, port or 8086, username, password, unquote(database) or DATABASE, tls, path)
 
 
 class Answer(Exception):
@@ -1416,7 +1426,7 @@ class InfluxDB:
     def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
         """tags are those of each point, beside `request=GETs_per_minute`."""
         self.destination = destination
-        self.where = f"InfluxDB at {uri_host(destination.host)}:{destination.port}"
+        self.where = f"InfluxDB at {destination.place}"
         self.tags = {"request": "GETs_per_minute", **tags}
         self.has_database = False  # as far as is known
         self.exchanging = threading.Thread()
@@ -1511,6 +1521,7 @@ class InfluxDB:
             username=to.username.encode(),
             password=to.password.encode(),
             database=to.database,
+            path=to.path,
             ssl=to.tls,
             verify_ssl=True,
             timeout=INFLUXDB_SECONDS,
@@ -1562,7 +1573,7 @@ def check_answer(response: Any, **_: Any) -> None:
         content = response.raw.read(ANSWER_BYTES)
     response.raw = BytesIO(content)  # where the client reads it
     errors = errors_in(content)
-    if response.request.path_url.startswith("/query"):
+    if urlsplit(response.request.path_url).path.endswith("/query"):
         is_well = response.status_code == 200 and errors == []
     else:
         is_well = response.status_code == 204

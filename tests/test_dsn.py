@@ -26,6 +26,10 @@ from webserver_influx import DSN_VARIABLE, Destination, parse_arguments, parse_d
         ("influxdb://u:p+q@h", Destination("h", 8086, "u", "p+q")),
         ("influxdb://u:p:q@h", Destination("h", 8086, "u", "p:q")),
         ("influxdb://u:p@db.Example.ORG", Destination("db.example.org", 8086, "u", "p")),
+        ("influxdb://h/influxdb/d", Destination("h", database="d", path="/influxdb")),
+        ("influxdb://u:p@h:8480/insert/0/influx/", Destination("h", 8480, "u", "p", path="/insert/0/influx")),
+        ("https+influxdb://[::1]/a%20b/c%2Fd/e%2Ff", Destination("::1", database="e/f", tls=True, path="/a%20b/c%2Fd")),
+        ("influxdb://h/größe/d", Destination("h", database="d", path="/größe")),
     ],
 )
 def test_a_dsn_is_read(dsn, destination):
@@ -48,7 +52,14 @@ MALFORMED = [
     f"influxdb://u:{PASSWORD}?x@h/d",
     f"influxdb://u:{PASSWORD}#x@h/d",
     f"influxdb://u:{PASSWORD}@h/d?ssl=true",
-    f"influxdb://u:{PASSWORD}@h/d/e",
+    f"influxdb://u:{PASSWORD}@h//d",
+    f"influxdb://u:{PASSWORD}@h/a//d",
+    f"influxdb://u:{PASSWORD}@h/a/../d",
+    f"influxdb://u:{PASSWORD}@h/./d",
+    f"influxdb://u:{PASSWORD}@h/a@b/d",
+    f"influxdb://u:{PASSWORD}/x/y@h/d",
+    f"influxdb://u:/{PASSWORD}@h/d",
+    f"influxdb://u:12/{PASSWORD}/34@h/prefix/d",
     f"influxdb://u:{PASSWORD}@[::1/d",
     f"influxdb://u:{PASSWORD}@::1/d",
     f"influxdb://u:{PASSWORD} x@h/d",
@@ -58,7 +69,6 @@ MALFORMED = [
     f"http://u:{PASSWORD}@h:8086/d",
     f"influxdb://u:{PASSWORD}@",
     f"influxdb://u:{PASSWORD}@h:99999/d",
-    f"influxdb://u:{PASSWORD}@h/d/more",
     f"influxdb://u:{PASSWORD}#@h/d",
     f"influxdb://u:a?{PASSWORD}@h/d",
     f"influxdb://u:{PASSWORD} {PASSWORD}@h/d",
@@ -89,6 +99,13 @@ def test_a_malformed_dsn_is_a_usage_error_without_the_password(option):
 def test_a_destination_prints_all_but_the_password(tls):
     text = str(Destination("::1", 8087, "u", PASSWORD, "d", tls))
     assert text == f"http{'s' if tls else ''}://[::1]:8087, database d, user u"
+
+
+@pytest.mark.smoke
+def test_a_destination_prints_its_path():
+    assert str(parse_dsn("influxdb://u:p@h/insert/0/influx/")) == (
+        "http://h:8086/insert/0/influx, database math_server, user u"
+    )
 
 
 # --- on the command line, and in the environment
