@@ -1414,33 +1414,43 @@ class Rejected(Exception):
 
 
 class InfluxDB:
-    """The database that the points go to, through an `InfluxDBClient`.
+    """The database that the points go to, through an `InfluxDBClient`; in InfluxDB 1.8, or in what has its `/write`.
+
+    Only the answer to a write counts. To create the database is a courtesy, which not every such program knows.
 
     Each exchange has a connection of its own: with one a minute, a kept one is what a firewall forgets in between.
     """
 
-    # What is wrong with points, as InfluxDB 1.8 begins to say it. Any other fault may pass, whatever its status is: a
-    # full disk and a limit are 400s as well.
-    FINAL = re.compile("(?:partial write: )?(?:points beyond retention policy|field type conflict|unable to parse)")
+    # What is wrong with points, as InfluxDB 1.8 begins to say it, 2.x behind words of its own, and 3 altogether. Any
+    # other fault may pass, whatever its status is: a full disk and a limit are 400s as well.
+    FINAL = re.compile(
+        "(?:failure writing points to database: )?(?:partial write: )?"
+        "(?:points beyond retention policy|field type conflict|unable to parse)"
+        "|partial write of line protocol occurred|parsing failed for write_lp endpoint"
+    )
 
     def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
         """tags are those of each point, beside `request=GETs_per_minute`."""
         self.destination = destination
         self.where = f"InfluxDB at {destination.place}"
         self.tags = {"request": "GETs_per_minute", **tags}
-        self.has_database = False  # as far as is known
+        self.is_known = False  # whether it was there when it was looked for
         self.exchanging = threading.Thread()
 
     def connect(self) -> None:
-        """Create the database, which changes nothing if it exists, unless it is known to be there. Raises Trouble."""
-        if self.has_database:
+        """Look once whether InfluxDB is there, by creating the database, which changes nothing if it exists.
+
+        Raises Trouble, but not for a refusal: to 1.8 only an administrator may, even if the database is there (403);
+        2.x answers 200, and inside "not implemented", and others that they know no such thing (400, 404, 405).
+        """
+        if self.is_known:
             return
         try:
-            self.exchange(lambda client: client.create_database(self.destination.database))
+            self.create_database()
         except Answer as answer:
-            if answer.status != 403:  # only an administrator may, even if the database is there
+            if answer.status not in (400, 403, 404, 405) and not (answer.status == 200 and answer.error):
                 raise self.explain(answer) from None
-        self.has_database = True
+        self.is_known = True
 
     def write(self, points: list[Point]) -> None:
         """Write points. Raises Trouble, Rejected.
@@ -1453,16 +1463,33 @@ class InfluxDB:
             for time, number in points
         ]
         try:
-            self.exchange(lambda client: client.write_points(rows, time_precision="n"))
+            self.store(rows)
         except Answer as answer:
-            if answer.status == 404:
-                self.has_database = False
             if answer.status == 413 and len(points) > 1:
                 raise Rejected(str(answer)) from None
-            if answer.status == 400 and self.FINAL.match(answer.error):
+            if answer.status in (400, 422) and self.FINAL.match(answer.error):
                 dropped = re.search(r"\bdropped=([0-9]+)$", answer.error)
                 raise Rejected(answer.error, int(dropped[1]) if dropped else None) from None
             raise self.explain(answer) from None
+
+    def store(self, rows: list[dict[str, Any]]) -> None:
+        """Write rows; if the database is missing, create it and write them again. Raises Answer, Trouble."""
+
+        def write(client: Any) -> None:
+            client.write_points(rows, time_precision="n")
+
+        try:
+            self.exchange(write)
+        except Answer as answer:
+            if not is_missing_database(answer):
+                raise
+            with contextlib.suppress(Answer):  # why it cannot be created says less than the answer to a write
+                self.create_database()
+            self.exchange(write)
+
+    def create_database(self) -> None:
+        """Create the database. Raises Answer, Trouble."""
+        self.exchange(lambda client: client.create_database(self.destination.database))
 
     def exchange(self, ask: Callable[[Any], object]) -> None:
         """Ask InfluxDB something through a client. Raises Answer, Trouble.
@@ -1537,7 +1564,7 @@ class InfluxDB:
             remedy = f"; give user {to.username} and the right password in {DSN_VARIABLE} or with --influx"
         elif answer.status == 403 and "user is not authorized to write to database" in answer.error:
             remedy = f'; an administrator can: GRANT ALL ON "{to.database}" TO "{to.username}"'
-        elif answer.status == 404 and answer.error.startswith("database not found"):
+        elif is_missing_database(answer):
             remedy = f'; an administrator can: CREATE DATABASE "{to.database}"'
         elif answer.status < 400 and not answer.error:
             remedy = ", which is no answer of InfluxDB"
@@ -1563,6 +1590,10 @@ class InfluxDB:
         return Trouble(f"{self.where} cannot be used: {one_line(repr(cause))}")
 
 
+def is_missing_database(answer: Answer) -> bool:
+    return answer.status == 404 and answer.error.startswith("database not found")
+
+
 def check_answer(response: Any, **_: Any) -> None:
     """Read an answer to InfluxDB's client up to ANSWER_BYTES; raise Answer unless it says that all went well.
 
@@ -1582,11 +1613,14 @@ def check_answer(response: Any, **_: Any) -> None:
 
 
 def errors_in(content: bytes) -> Optional[list[str]]:
-    """The messages in InfluxDB's JSON, `{"error": "…"}` or `{"results": [{"error": "…"}]}`; None if it is no such."""
+    """The messages in InfluxDB's JSON, `{"error": "…"}` or `{"results": [{"error": "…"}]}`; None if it is no such.
+
+    In that of 2.x, `{"code": "…", "message": "…"}`.
+    """
     try:
         document = json.loads(content)
         parts = (document, *document.get("results", []))
-        return [one_line(part["error"]) for part in parts if "error" in part]
+        return [one_line(part[key]) for part in parts for key in ("error", "message") if key in part]
     except (ValueError, AttributeError, TypeError):
         return None
 
@@ -1746,7 +1780,8 @@ class Reporter(threading.Thread):
         begin, taken = monotonic(), self.taken
         self.pause = min(max(RETRY_SECONDS, 2 * self.pause), self.interval)
         try:
-            self.influxdb.connect()
+            if not self.outbox.oldest(1):
+                self.influxdb.connect()  # at the start, so that a person learns at once whether it is there
             while (points := self.outbox.oldest(BATCH_POINTS)) and monotonic() < until:
                 self.send(points)
             self.pause = 0.0

@@ -5,6 +5,7 @@ What answers here is a stranger in InfluxDB's place, and what asks is the real c
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import json
@@ -41,6 +42,7 @@ class Stranger(ThreadingTCPServer):
         self.port = self.server_address[1]
         self.over = threading.Event()  # the end of the test
         self.requests: list[str] = []  # the method and path of each
+        self.last = ""  # the last one, whole
         self.kept = 0  # connections on which nothing happened before the end of the test
         self.sent = 0
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
@@ -61,6 +63,7 @@ class Stranger(ThreadingTCPServer):
                 raise OSError("closed")
             request += data
         self.requests.append(request.partition(b"?")[0].decode())
+        self.last = request.decode()
 
     def repeat(self, connection: socket.socket, data: bytes, pause: float = 0.0) -> None:
         """Send the same again and again."""
@@ -152,9 +155,13 @@ ANSWERS = {
         http("403 Forbidden", '{"error":"\\"me\\" user is not authorized to write to database \\"numbers\\""}'),
         '403 Forbidden: "me" user is not authorized to write to database "numbers"; an administrator can: GRANT ALL ON',
     ),
-    "no database": (
-        http("404 Not Found", '{"error":"database not found: \\"numbers\\""}'),
-        '404 Not Found: database not found: "numbers"; an administrator can: CREATE DATABASE "numbers"',
+    "no mapping for the database of InfluxDB 2": (
+        http("404 Not Found", '{"code":"not found","message":"no dbrp mapping found"}'),
+        "404 Not Found: no dbrp mapping found",
+    ),
+    "a wrong token for InfluxDB 2": (
+        http("401 Unauthorized", '{"code":"unauthorized","message":"unauthorized access"}'),
+        "401 Unauthorized: unauthorized access",
     ),
 }
 
@@ -175,14 +182,13 @@ def test_no_answer_but_204_acknowledges_a_write_and_each_is_told_as_it_was(stran
         (http("200 OK", PORTAL), "200 OK: Log in to"),
         (http("200 OK"), "200 OK"),
         (http("204 No Content"), "204 No Content"),
-        (http("200 OK", '{"results":[{"error":"not implemented"}]}'), "200 OK: not implemented"),
-        (http("200 OK", '{"error":"not now"}'), "200 OK: not now"),
+        (http("401 Unauthorized", '{"error":"authorization failed"}'), "401 Unauthorized: authorization failed"),
         (http("200 OK", "[1]"), "200 OK: [1]"),
         (http("302 Found", "", "Location: /login"), "302 Found: see /login"),
         (http("503 Service Unavailable"), "503 Service Unavailable"),
     ],
 )
-def test_a_database_is_made_only_by_an_answer_of_influxdb(stranger, content, told):
+def test_influxdb_is_there_only_by_an_answer_of_its_own(stranger, content, told):
     server = stranger(content)
     influxdb = influxdb_at(server.port)
     for _ in range(2):
@@ -190,26 +196,82 @@ def test_a_database_is_made_only_by_an_answer_of_influxdb(stranger, content, tol
     assert server.requests == ["POST /query"] * 2
 
 
-@pytest.mark.parametrize("answer", [CREATED, http("403 Forbidden", '{"error":"create admin user first"}')])
-def test_a_database_is_asked_for_once_until_it_is_missing(stranger, answer):
+# What others than InfluxDB 1.8 answer to CREATE DATABASE, and InfluxDB 1.8 to who is no administrator.
+REFUSALS = {
+    "no administrator": http("403 Forbidden", '{"error":"create admin user first or disable authentication"}'),
+    "InfluxDB 2.3": http(
+        "200 OK",
+        '{"results":[{"statement_id":0,"error":"not implemented: CREATE DATABASE"}]}',
+        "X-Influxdb-Version: 2.3.0",
+    ),
+    "InfluxDB 2": http("400 Bad Request", '{"code":"invalid","message":"not implemented"}'),
+    "InfluxDB 3": http("405 Method Not Allowed"),
+    "InfluxDB 3, by an error": http("400 Bad Request", '{"error":"error in InfluxQL statement: CREATE DATABASE"}'),
+    "a proxy that knows /write only": http("404 Not Found", "<title>404 Not Found</title>"),
+}
+WRITTEN, BUSY = http("204 No Content"), http("503 Service Unavailable")
+MISSING = http("404 Not Found", '{"error":"database not found: \\"numbers\\""}')
+
+
+def answers(writes: list[bytes], query: bytes = CREATED) -> Callable[[socket.socket, Stranger], None]:
+    """Answers each write with the next of these, the last time and again, and each query alike."""
+
     def serve(connection: socket.socket, server: Stranger) -> None:
         server.receive(connection)
-        connection.sendall(answer if "/query" in server.requests[-1] else writes.pop(0))
+        is_write = server.requests[-1].endswith("/write")
+        connection.sendall(query if not is_write else writes.pop(0) if len(writes) > 1 else writes[0])
 
-    missing = http("404 Not Found", '{"error":"database not found: \\"numbers\\""}')
-    writes = [http("204 No Content"), http("503 Service Unavailable"), missing, http("204 No Content")]
-    server = stranger(serve)
+    return serve
+
+
+def asked(server: Stranger) -> list[str]:
+    """What was asked for, in order."""
+    return [request.rpartition("/")[2] for request in server.requests]
+
+
+@pytest.mark.parametrize("answer", [CREATED, *REFUSALS.values()], ids=["InfluxDB 1.8", *REFUSALS])
+def test_influxdb_is_looked_for_once(stranger, answer):
+    server = stranger(answers([WRITTEN, BUSY, WRITTEN], answer))
     influxdb = influxdb_at(server.port)
-    for is_well in (True, False, False, True):
+    for is_well in (True, False, True):
         influxdb.connect()
         if is_well:
             influxdb.write([POINT])
         else:
             trouble_of(influxdb.write, [POINT])
-    assert [request.rpartition("/")[2] for request in server.requests] == [
-        *("query", "write", "write", "write"),
-        *("query", "write"),
-    ]
+    assert asked(server) == ["query", "write", "write", "write"]
+
+
+def test_a_missing_database_is_made_and_the_points_are_written_again(stranger):
+    server = stranger(answers([MISSING, WRITTEN]))
+    influxdb_at(server.port).write([POINT])
+    assert asked(server) == ["write", "query", "write"]
+
+
+@pytest.mark.parametrize("answer", REFUSALS)
+def test_where_a_missing_database_cannot_be_made_the_answer_to_the_write_is_told(stranger, answer):
+    server = stranger(answers([MISSING], REFUSALS[answer]))
+    text = str(trouble_of(influxdb_at(server.port).write, [POINT]))
+    told = 'answers 404 Not Found: database not found: "numbers"; an administrator can: CREATE DATABASE "numbers"'
+    assert text.endswith(told)
+    assert asked(server) == ["write", "query", "write"]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_whatever_creates_no_database_gets_the_points_and_no_warning_is_logged(server, stranger, refusal):
+    """A bucket of InfluxDB 2 is the database, a token the password of any user."""
+    other = stranger(answers([WRITTEN], REFUSALS[refusal]))
+    dsn = f"influxdb://any:t0ken%3D%3D@127.0.0.1:{other.port}/bucket"
+    web = server("--influx", dsn, "--tag", "host=web1")
+    web.get()
+    assert web.stop() == 0
+    assert waiting(web.state) == []
+    assert "WARNING" not in web.stderr_text()
+    assert asked(other) == ["query", "write"]
+    request, _, body = other.last.partition("\r\n\r\n")
+    assert "db=bucket" in request.partition(" HTTP/")[0]
+    assert f"Authorization: Basic {base64.b64encode(b'any:t0ken==').decode()}" in request.split("\r\n")
+    assert body.startswith("requests,host=web1,request=GETs_per_minute requests_number=1i ")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +312,38 @@ def test_the_causes_that_are_final(stranger, message, dropped):
     with pytest.raises(Rejected) as info:
         influxdb_at(server.port).write(POINTS)
     assert (str(info.value), info.value.dropped) == (message, dropped)
+
+
+PARTLY = "failure writing points to database: partial write: "
+CONFLICT = 'field type conflict: input field "requests_number" is type integer, already exists as type float'
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "dropped"),
+    [
+        ("422 Unprocessable Entity", {"code": "unprocessable entity", "message": f"{PARTLY}{CONFLICT} dropped=2"}, 2),
+        (
+            "422 Unprocessable Entity",
+            {"code": "unprocessable entity", "message": f"{PARTLY}points beyond retention policy dropped=1"},
+            1,
+        ),
+        ("400 Bad Request", {"code": "invalid", "message": "unable to parse 'x': missing fields"}, None),
+        (
+            "400 Bad Request",
+            {
+                "error": "partial write of line protocol occurred",
+                "data": [{"original_line": "requests", "line_number": 1, "error_message": "invalid column type"}],
+            },
+            None,
+        ),
+        ("400 Bad Request", {"error": "parsing failed for write_lp endpoint", "data": {"error_message": "No"}}, None),
+    ],
+)
+def test_the_causes_that_are_final_in_the_words_of_influxdb_2_and_3(stranger, status, content, dropped):
+    server = stranger(http(status, json.dumps(content)))
+    with pytest.raises(Rejected) as info:
+        influxdb_at(server.port).write(POINTS)
+    assert (str(info.value), info.value.dropped) == (content.get("message", content.get("error")), dropped)
 
 
 # --- the connection

@@ -30,6 +30,8 @@ class TakesAll:
             raise Trouble(self.trouble)
 
     def write(self, points) -> None:
+        if self.trouble:
+            raise Trouble(self.trouble)
         self.points += points
 
 
@@ -61,6 +63,25 @@ def test_trouble_is_logged_once_for_each_change(reporter, influxdb, caplog):
     well = "All is well again: InfluxDB takes points"
     assert [line.partition(";")[0] for line in said] == ["gone", "locked", well, "gone"]
     assert all("; points wait in " in line for line in said if not line.startswith(well))
+
+
+@pytest.mark.smoke
+def test_what_keeps_influxdb_from_being_looked_for_keeps_no_point_from_being_written(
+    counter, reporter, influxdb, monkeypatch
+):
+    """Some answer a write only, and who asks them something else waits in vain."""
+    monkeypatch.setattr(influxdb, "connect", lambda: pytest.fail("it was looked for"))
+    count(counter, 3)
+    a_round(reporter)
+    assert [number for _, number in influxdb.points] == [3]
+
+
+@pytest.mark.smoke
+def test_before_there_is_a_point_influxdb_is_looked_for(reporter, influxdb, caplog):
+    """So that a person who starts the server with a wrong address learns it at once."""
+    influxdb.trouble = "gone"
+    reporter.attempt(reporter.deliver, float("inf"))
+    assert [line.partition(";")[0] for line in warnings_in(caplog)] == ["gone"]
 
 
 @pytest.mark.smoke
@@ -112,10 +133,10 @@ def test_a_locked_database_is_one_log_line(tmp_path, counter, outbox, reporter, 
 
 @pytest.mark.smoke
 def test_a_system_that_has_no_file_left_is_one_log_line_and_no_bug(reporter, influxdb, caplog, monkeypatch):
-    def connect():
+    def write(points):
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(influxdb, "connect", connect)
+    monkeypatch.setattr(influxdb, "write", write)
     for _ in range(3):
         a_round(reporter)
     (line,) = warnings_in(caplog)
@@ -125,7 +146,7 @@ def test_a_system_that_has_no_file_left_is_one_log_line_and_no_bug(reporter, inf
 
 @pytest.mark.smoke
 def test_a_bug_in_a_round_is_logged_once_and_the_next_round_goes_on(counter, reporter, influxdb, caplog, monkeypatch):
-    monkeypatch.setattr(influxdb, "connect", lambda: 1 / 0)
+    monkeypatch.setattr(influxdb, "write", lambda points: 1 / 0)
     for _ in range(3):
         count(counter, 1)
         a_round(reporter)
@@ -195,7 +216,7 @@ def test_a_fault_whose_message_holds_another_number_each_time_is_logged_once(rep
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("where", ["connect", "write", "record", "oldest"])
+@pytest.mark.parametrize("where", ["write", "record", "oldest"])
 @pytest.mark.parametrize(
     "error", [MemoryError(), RecursionError(), SystemExit(1), KeyboardInterrupt(), OSError(28, "")]
 )
@@ -225,14 +246,14 @@ def test_the_reporter_survives_an_error_that_cannot_be_logged(outbox, influxdb, 
 
         __str__ = __repr__
 
-    def fail():
+    def fail(points):
         failures.append(1)
         raise Unspeakable
 
     failures: list[int] = []
     reporter = Reporter(outbox, influxdb, 0.01)
     with monkeypatch.context() as failing:
-        failing.setattr(influxdb, "connect", fail)
+        failing.setattr(influxdb, "write", fail)
         reporter.start()
         wait_until(lambda: len(failures) >= 3)
     wait_until(lambda: influxdb.points)
