@@ -39,7 +39,7 @@ import tempfile
 import threading
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -62,7 +62,8 @@ log = logging.getLogger("webserver_influx")
 PORT = 8008
 INTERVAL_SECONDS = 60.0
 STATE_FILE = "math_server.db"
-DSN_VARIABLE = "WEBSERVER_INFLUX_DSN"
+VARIABLE = "WEBSERVER_INFLUX_"  # and the name of an option, in the environment; but for --influx
+DSN_VARIABLE = f"{VARIABLE}DSN"
 DATABASE = USER = "math_server"
 PASSWORD = "math_server1"
 
@@ -3042,13 +3043,17 @@ def blocks_for(stream: Any) -> str:
 
 # ----------------------------------------------------------------------------------------- Command line
 
-EXAMPLES = """\
+EXAMPLES = f"""\
+Each option can be given in the environment as well: --port as {VARIABLE}PORT,
+--access-log as {VARIABLE}ACCESS_LOG=1, --influx as {DSN_VARIABLE},
+tags as {VARIABLE}TAG=host=a,rack=b. The command line wins.
+
 examples:
   python webserver_influx.py
       serve on port 8008, send statistics to the InfluxDB on this machine
   curl -G -d a=3 -d b=3 http://localhost:8008
       Sum: 6.0
-  curl -H 'Content-Type: application/json' -d '{"a": 3, "b": 3}' http://localhost:8008
+  curl -H 'Content-Type: application/json' -d '{{"a": 3, "b": 3}}' http://localhost:8008
       Sum: 6.0
   python webserver_influx.py --influx influxdb://math_server:math_server1@db.example.org:8086/math_server
       send them to the InfluxDB of another machine
@@ -3081,6 +3086,13 @@ def address(text: str) -> str:
     return text
 
 
+def data_source_name(text: str) -> Destination:
+    try:
+        return parse_dsn(text.strip())  # a file that a secret comes from ends with a line end
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; the form of a data source name is in --help") from None
+
+
 def file_name(text: str) -> str:
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file, or :memory:")
@@ -3102,22 +3114,62 @@ def tag(text: str) -> tuple[str, str]:
     return key, value
 
 
+def flag(text: str) -> bool:
+    if text.lower() not in ("1", "yes", "true", "on", "0", "no", "false", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 0")
+    return text.lower() in ("1", "yes", "true", "on")
+
+
+def variables() -> dict[str, str]:
+    """What the environment holds for this program, without what is empty: compose makes that of an unset variable."""
+    stripped = {name: text.strip() for name, text in os.environ.items() if name.startswith(VARIABLE)}
+    return {name: text for name, text in stripped.items() if text and not is_service_link(name, text)}
+
+
+def is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes made a variable, for a service whose name is, or begins with, webserver-influx.
+
+    It makes seven or more of each service for every container (Kubernetes, "Service", "Discovering services"), and
+    among them is WEBSERVER_INFLUX_PORT=tcp://10.0.0.1:8008.
+    """
+    if name.endswith("_PORT") and re.match("(?:tcp|udp|sctp)://", text):
+        return f"{name[:-5]}_SERVICE_HOST" in os.environ
+    return bool(
+        re.search(r"_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?$", name)
+    )
+
+
+def read_variable(action: Any, text: str) -> Any:
+    """What a variable says, as the command line would say it to this action of the parser. Raises ArgumentTypeError.
+
+    What may be repeated there is separated by commas here; one that is no separator is `\\,`, as in line protocol.
+    """
+    if action.nargs == 0:
+        return flag(text)
+    if isinstance(action.default, list):
+        return [action.type(part.strip().replace("\\,", ",")) for part in re.split(r"(?<!\\),", text)]
+    return action.type(text)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """What a mistyped word may mean, as the end of a message."""
+    import difflib  # in time only for those who need it
+
+    return "".join(f"; did you mean {match}?" for match in difflib.get_close_matches(word, known, n=1))
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that hides passwords in messages about bad usage, and knows what a mistyped option may mean."""
 
     def error(self, message: str) -> NoReturn:
         hidden = re.sub(r"(?s)influxdb://.*", "influxdb://…", message)
         if mistyped := re.match(r"unrecognized arguments: (-[\w-]+)", message):
-            import difflib  # in time only for those who need it
-
-            options = re.findall(r"--[a-z-]+", self.format_usage())
-            for near in difflib.get_close_matches(mistyped[1], options, n=1):
-                hidden += f"; did you mean {near}?"
+            hidden += near(mistyped[1], re.findall(r"--[a-z-]+", self.format_usage()))
         super().error(hidden)
 
 
 def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
-    """Read the command line; bad usage ends the program with status 2."""
+    """Read the command line, and what it does not give in the environment; bad usage ends the program with status 2."""
     parser = Parser(
         prog="webserver_influx.py",
         description="Adds up numbers over HTTP and tells InfluxDB 1.8 how many requests came.",
@@ -3125,14 +3177,19 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    actions: list[Any] = []
+
+    def add(*names: str, **settings: Any) -> None:
+        actions.append(parser.add_argument(*names, **settings))
+
     about = "one address to listen on, 0.0.0.0 for all of IPv4, or :: (default: all, IPv4 and IPv6)"
     add("--bind", metavar="ADDRESS", type=address, help=about)
     about = f"the port; 0 takes a free one (default: {PORT})"
     add("--port", metavar="N", type=port_number, default=PORT, help=about)
-    about = f"""where statistics go: [https+]influxdb://user:password@host:port/database (default: {DSN_VARIABLE} in the
-        environment, where ps does not show a password; else database {DATABASE} of user {USER} at localhost:8086)"""
-    add("--influx", metavar="DSN", help=about)
+    about = f"""where statistics go: [https+]influxdb://user:password@host:port/path/database (default: {DSN_VARIABLE}
+        in the environment, where ps does not show a password; else database {DATABASE} of user {USER} at
+        localhost:8086)"""
+    add("--influx", metavar="DSN", dest="destination", type=data_source_name, default=Destination(), help=about)
     about = f"the seconds between two points (default: {INTERVAL_SECONDS:.0f})"
     add("--interval", metavar="SECONDS", type=positive_seconds, default=INTERVAL_SECONDS, help=about)
     about = "a further tag of each point, so that servers can share a database; may be repeated (default: none)"
@@ -3145,20 +3202,27 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
     add("--access-log", action="store_true", help="log each request, at three quarters of the speed (default: off)")
     add("--quiet", action="store_true", help="leave out the live line and the line for each interval (default: off)")
     add("--verbose", action="store_true", help="log what only a developer wants to know, too (default: off)")
-    add("--version", action="version", version=f"%(prog)s {__version__}")
-    options = parser.parse_args(argv)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    not_given = dict.fromkeys(action.dest for action in actions)  # None, which no option means
+    options = parser.parse_args(argv, argparse.Namespace(**not_given))
+    tag_source = "argument --tag" if options.tag else f"{VARIABLE}TAG"
+    environment, names = variables(), []
+    for action in actions:
+        (option,) = action.option_strings
+        name = DSN_VARIABLE if option == "--influx" else VARIABLE + option[2:].replace("-", "_").upper()
+        names.append(name)
+        if getattr(options, action.dest) is None:  # the command line wins, even with a default
+            text = environment.get(name)
+            try:
+                setattr(options, action.dest, read_variable(action, text) if text else action.default)
+            except argparse.ArgumentTypeError as error:
+                parser.error(f"{name}: {error}")
+    options.unknown_variables = {name: near(name, names) for name in sorted(environment.keys() - set(names))}
     options.tags = {}
     for key, value in options.tag:
         if key in options.tags:
-            parser.error(f"argument --tag: the key {key!r} is given twice")
+            parser.error(f"{tag_source}: the key {key!r} is given twice")
         options.tags[key] = value
-    source, dsn = "argument --influx", options.influx
-    if dsn is None:  # compose makes an unset variable an empty one
-        source, dsn = DSN_VARIABLE, os.environ.get(DSN_VARIABLE, "").strip() or None
-    try:
-        options.destination = Destination() if dsn is None else parse_dsn(dsn.strip())
-    except ValueError as error:
-        parser.error(f"{source}: {error}; the form of a data source name is in --help")
     return options
 
 
@@ -3246,6 +3310,8 @@ def main(argv: Optional[list[str]] = None) -> int:
     """Run the program; return its exit status: 0, or 1 if it failed. A second Ctrl-C ends it with 130."""
     options = parse_arguments(argv)
     configure_logging(options)
+    for name, meant in options.unknown_variables.items():
+        log.warning("%s in the environment is no variable of this server, and is ignored%s", name, meant)
     try:
         run(options, catch_signals())
     except StartError as error:

@@ -48,7 +48,7 @@ options:
                       (default: all, IPv4 and IPv6)
   --port N            the port; 0 takes a free one (default: 8008)
   --influx DSN        where statistics go:
-                      [https+]influxdb://user:password@host:port/database
+                      [https+]influxdb://user:password@host:port/path/database
                       (default: WEBSERVER_INFLUX_DSN in the environment, where
                       ps does not show a password; else database math_server
                       of user math_server at localhost:8086)
@@ -67,6 +67,10 @@ options:
   --verbose           log what only a developer wants to know, too (default:
                       off)
   --version           show program's version number and exit
+
+Each option can be given in the environment as well: --port as WEBSERVER_INFLUX_PORT,
+--access-log as WEBSERVER_INFLUX_ACCESS_LOG=1, --influx as WEBSERVER_INFLUX_DSN,
+tags as WEBSERVER_INFLUX_TAG=host=a,rack=b. The command line wins.
 
 examples:
   python webserver_influx.py
@@ -222,6 +226,140 @@ def test_influx_wins_over_the_environment_even_when_it_is_the_default(monkeypatc
     assert parse_arguments([]).destination.host == "elsewhere"
     monkeypatch.delenv(DSN_VARIABLE)
     assert parse_arguments([]).destination == Destination()
+
+
+# For each option a text of its variable, what that means, and a text for the command line that means its default.
+VARIABLES = {
+    "--bind": ("127.0.0.1", "127.0.0.1", None),
+    "--port": (" 8009\n", 8009, "8008"),
+    "--interval": ("1.5", 1.5, "60"),
+    "--tag": ("host=web 1, rack=a=b\\,c", [("host", "web 1"), ("rack", "a=b,c")], None),
+    "--state": ("other.db", "other.db", "math_server.db"),
+    "--workers": ("3", 3, "1"),
+    "--access-log": ("1", True, None),
+    "--verbose": ("Yes", True, None),
+}
+
+
+def variable_of(option: str) -> str:
+    return f"WEBSERVER_INFLUX_{option[2:].replace('-', '_').upper()}"
+
+
+def meaning(option: str, *arguments: str):
+    """What the program understands by its arguments and its environment."""
+    return getattr(parse_arguments(list(arguments)), option[2:].replace("-", "_"))
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """environment(name, text): a variable of the program, beside which there is no other."""
+    for name in os.environ:
+        if name.startswith("WEBSERVER_INFLUX_"):
+            monkeypatch.delenv(name)
+    return monkeypatch.setenv
+
+
+@pytest.mark.smoke
+def test_each_option_has_a_variable():
+    options = set(re.findall("--[a-z-]+", HELP.partition("\nAdds up")[0]))
+    assert options - {"--influx", "--version"} == set(VARIABLES)  # --influx has tests of its own
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("option", VARIABLES)
+def test_the_environment_gives_what_the_command_line_does_not(environment, option):
+    text, meant, default_text = VARIABLES[option]
+    default = meaning(option)
+    assert default != meant
+    environment(variable_of(option), " \n")
+    assert meaning(option) == default, "empty is unset"
+    environment(variable_of(option), text)
+    assert meaning(option) == meant
+    if default_text:
+        assert meaning(option, option, default_text) == default, "the command line wins, even with the default"
+
+
+@pytest.mark.smoke
+def test_tags_of_the_command_line_are_all_tags(environment):
+    environment("WEBSERVER_INFLUX_TAG", "host=a,rack=b")
+    assert parse_arguments([]).tags == {"host": "a", "rack": "b"}
+    assert parse_arguments(["--tag", "host=c"]).tags == {"host": "c"}
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("text", ["0", "no", "FALSE", "off"])
+def test_a_flag_in_the_environment_can_be_off(environment, text):
+    environment("WEBSERVER_INFLUX_VERBOSE", text)
+    assert not parse_arguments([]).verbose
+    assert parse_arguments(["--verbose"]).verbose
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("option", "text", "reason"),
+    [
+        ("--port", "http", "'http' is not a number from 0 to 65535"),
+        ("--port", "tcp://10.0.0.1:8008", "'tcp://10.0.0.1:8008' is not a number"),  # Kubernetes sets more beside it
+        ("--interval", "0", "'0' is not a number of seconds from 0.001 up"),
+        ("--workers", "many", "'many' is not a number from 1 to 255, or auto"),
+        ("--tag", "host", "'host' is not KEY=VALUE"),
+        ("--tag", "host=a,b", "'b' is not KEY=VALUE"),
+        ("--tag", "host=a,time=b", "'time' is a key of the server or of InfluxDB itself"),
+        ("--tag", "host=a,host=b", "the key 'host' is given twice"),
+        ("--verbose", "very", "'very' is neither 1 nor 0"),
+        ("--access-log", "2", "'2' is neither 1 nor 0"),
+    ],
+)
+def test_a_bad_value_is_told_with_the_name_of_its_variable_unless_the_command_line_wins(
+    environment, misuse, option, text, reason
+):
+    environment(variable_of(option), text)
+    assert misuse().startswith(f"{variable_of(option)}: {reason}")
+    default_text = VARIABLES[option][2] or "host=a"
+    parse_arguments([option] if option in ("--verbose", "--access-log") else [option, default_text])
+
+
+def test_the_program_obeys_its_environment(server, tmp_path):
+    state = tmp_path / "from the environment.db"
+    web = server(
+        env={
+            "WEBSERVER_INFLUX_STATE": str(state),
+            "WEBSERVER_INFLUX_ACCESS_LOG": "1",
+            "WEBSERVER_INFLUX_PORT": "http",  # whose --port is given
+            "WEBSERVER_INFLUX_WORKER": "2",
+        }
+    )
+    web.get()
+    assert web.stop() == 0
+    assert state.exists()
+    assert ' "GET / HTTP/1.1" 200 ' in web.stderr_text()
+    told = "WEBSERVER_INFLUX_WORKER in the environment is no variable of this server, and is ignored"
+    assert f" WARNING {told}; did you mean WEBSERVER_INFLUX_WORKERS?\n" in web.stderr_text()
+
+
+# What Kubernetes gives each container for services called webserver-influx and webserver-influx-2.
+SERVICE_LINKS = {
+    "WEBSERVER_INFLUX_SERVICE_HOST": "10.0.0.1",
+    "WEBSERVER_INFLUX_SERVICE_PORT": "8008",
+    "WEBSERVER_INFLUX_SERVICE_PORT_HTTP": "8008",
+    "WEBSERVER_INFLUX_PORT": "tcp://10.0.0.1:8008",
+    "WEBSERVER_INFLUX_PORT_8008_TCP": "tcp://10.0.0.1:8008",
+    "WEBSERVER_INFLUX_PORT_8008_TCP_PROTO": "tcp",
+    "WEBSERVER_INFLUX_PORT_8008_TCP_PORT": "8008",
+    "WEBSERVER_INFLUX_PORT_8008_TCP_ADDR": "10.0.0.1",
+    "WEBSERVER_INFLUX_2_SERVICE_HOST": "10.0.0.2",
+    "WEBSERVER_INFLUX_2_PORT": "tcp://10.0.0.2:8008",
+}
+
+
+@pytest.mark.smoke
+def test_what_kubernetes_puts_into_the_environment_is_not_meant_for_the_program(environment):
+    for name, text in SERVICE_LINKS.items():
+        environment(name, text)
+    options = parse_arguments([])
+    assert (options.port, options.unknown_variables) == (8008, {})
+    environment("WEBSERVER_INFLUX_PORT", "8009")  # as the manifest of a container does it
+    assert parse_arguments([]).port == 8009
 
 
 def test_interval_is_the_time_between_two_points(server, influxd):
