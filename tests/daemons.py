@@ -431,6 +431,34 @@ class VictoriaMetrics(Daemon):
         ]
 
 
+class Nginx(Daemon):
+    """nginx in front of a server, to which it passes what is below /influxdb/, as if that were its root."""
+
+    CONFIGURATION = """
+        daemon off; master_process off; pid {folder}/pid; error_log stderr;
+        events {{ }}
+        http {{
+            access_log off;
+            client_body_temp_path {folder}; proxy_temp_path {folder};
+            fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+            server {{
+                listen 127.0.0.1:{port};
+                location /influxdb/ {{ proxy_pass http://127.0.0.1:{behind}/; }}
+            }}
+        }}
+    """
+
+    def __init__(self, guard: Guard, folder: Path, behind: int):
+        self.port = free_port()
+        text = self.CONFIGURATION.format(folder=folder, port=self.port, behind=behind)
+        (folder / "nginx.conf").write_text(text, encoding="utf-8")
+        super().__init__(guard, folder, [installed("nginx"), "-e", "stderr", "-c", str(folder / "nginx.conf")])
+
+    def answers(self) -> bool:
+        socket.create_connection(("127.0.0.1", self.port), 5).close()
+        return True
+
+
 # --- the server
 
 

@@ -38,6 +38,7 @@ INSTALLED_BY_CI = {
     "ab": "apache2-utils",
     "curl": "curl",
     "goaccess": "goaccess",
+    "nginx": "nginx-light",
 }
 PACKAGES = {
     **INSTALLED_BY_CI,

@@ -346,6 +346,39 @@ def test_the_causes_that_are_final_in_the_words_of_influxdb_2_and_3(stranger, st
     assert (str(info.value), info.value.dropped) == (content.get("message", content.get("error")), dropped)
 
 
+# What vminsert of a cluster of VictoriaMetrics answers (1.150), by method and path.
+CLUSTER = {
+    "POST /insert/0/influx/query": http(
+        "200 OK", '{"results":[{"statement_id":0,"series":[{"name":"databases","columns":["name"],"values":[["_"]]}]}]}'
+    ),
+    "POST /insert/0/influx/write": WRITTEN,
+    "POST /insert/0/write": http("400 Bad Request", 'unsupported path requested: "/insert/0/write"\n'),
+}
+
+
+@pytest.mark.parametrize("path", ["/insert/0/influx/", "/insert/0/influx"], ids=["as README has it", "without a slash"])
+def test_a_cluster_of_victoriametrics_is_reached_by_a_path(server, stranger, path):
+    """Without the last slash `influx` is the database."""
+
+    def serve(connection: socket.socket, cluster: Stranger) -> None:
+        cluster.receive(connection)
+        request = cluster.requests[-1]
+        connection.sendall(CLUSTER.get(request, http("400 Bad Request", "unsupported path requested\n")))
+
+    cluster = stranger(serve)
+    web = server("--influx", f"influxdb://127.0.0.1:{cluster.port}{path}", "--tag", "host=web1")
+    web.get()
+    assert web.stop() == 0
+    if path.endswith("/"):
+        assert waiting(web.state) == []
+        assert cluster.requests == ["POST /insert/0/influx/query", "POST /insert/0/influx/write"]
+        assert "WARNING" not in web.stderr_text()
+    else:
+        assert [number for _, number in waiting(web.state)] == [1]
+        told = 'answers 400 Bad Request: unsupported path requested: "/insert/0/write"; points wait in'
+        assert f" WARNING InfluxDB at 127.0.0.1:{cluster.port}/insert/0 {told}" in web.stderr_text()
+
+
 # --- the connection
 
 

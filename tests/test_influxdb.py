@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from books import SECOND, add_waiting, ask, counted, rejected, waiting
-from daemons import Influxd, InfluxError, Server, wait_until
+from daemons import Influxd, InfluxError, Nginx, Server, new_folder, wait_until
 from needs import posix, small_disk
 from proxy import Fate, Proxy
 
@@ -182,6 +182,41 @@ def test_a_database_that_is_dropped_is_made_again(server, influx):
     influx.query("DROP DATABASE math_server")
     make_requests(web, 2)
     wait_until(lambda: influx.total() == 2)
+
+
+# --- behind a reverse proxy
+
+
+@pytest.fixture
+def nginx(guard, tmp_path):
+    """nginx(port) -> Nginx in front of what is at this port."""
+    with contextlib.ExitStack() as at_end:
+
+        def make(port: int) -> Nginx:
+            daemon = Nginx(guard, new_folder(tmp_path, "nginx"), port)
+            at_end.callback(daemon.close)
+            return daemon.start()
+
+        yield make
+
+
+@pytest.mark.parametrize("auth", [False, True], ids=["without a password", "with one"])
+def test_an_influxdb_behind_nginx_is_reached_by_a_path_before_the_database(server, influxd, nginx, auth):
+    influx = influxd(auth=auth)
+    dsn = f"influxdb://math_server:math_server1@127.0.0.1:{nginx(influx.port).port}/influxdb/math_server"
+    web = server("--influx", dsn)
+    make_requests(web, 2)
+    assert web.stop() == 0
+    assert influx.total() == 2
+    assert not warnings_of(web)
+
+
+def test_a_wrong_path_is_told_with_what_the_proxy_answers(server, influx, nginx):
+    port = nginx(influx.port).port
+    web = server("--interval", "0.2", "--influx", f"influxdb://127.0.0.1:{port}/influx/math_server")
+    wait_until(lambda: warnings_of(web))
+    (line,) = warnings_of(web)
+    assert line.startswith(f"InfluxDB at 127.0.0.1:{port}/influx answers 404 Not Found: 404 Not Found; points wait in")
 
 
 # --- influxd away, frozen, back
