@@ -1654,7 +1654,7 @@ def is_loopback(host: str) -> bool:
 class Reporter(threading.Thread):
     """The daemon thread that wakes at each interval, records a point in the outbox and delivers what waits there.
 
-    It never dies: what goes wrong in a round is logged, once until it changes, and the next round tries again.
+    It never dies: what goes wrong in a round is logged, once until all is well, and the next round tries again.
     """
 
     def __init__(
@@ -1678,7 +1678,8 @@ class Reporter(threading.Thread):
         self.recorded = monotonic()  # when the running interval began
         self.clock_offset = time_ns() / 1e9 - self.recorded  # of the system's clock to the monotonic one, in seconds
         self.end = inf  # of the delivery when the program stops
-        self.trouble = self.rejection = ""  # what was logged last
+        self.troubles: set[str] = set()  # logged since all was well
+        self.rejection = ""  # logged last
         self.is_recorded = True  # the last point, or was it in vain that it was tried
         self.rejected = 0  # points, since the last was recorded
         self.pause = 0.0  # seconds from the last failure in a row to the next try; 0 if the last delivery did not fail
@@ -1736,10 +1737,11 @@ class Reporter(threading.Thread):
             log.error("It came from here:", exc_info=error)
 
     def report(self, deliver: Callable[[], None]) -> None:
-        """Record a point, deliver it, and tell how many requests there were and what became of the point."""
-        number, seconds = self.record()
+        """Record a point, deliver what waits, and tell how many requests there were and what became of the point."""
+        recorded = self.attempt(self.record)
         deliver()
-        self.tell(number, seconds)
+        if recorded:
+            self.tell(*recorded)
 
     def record(self) -> tuple[int, float]:
         """Record a point; return its number of requests, and in how many seconds they came."""
@@ -1802,9 +1804,9 @@ class Reporter(threading.Thread):
         self.status = "InfluxDB takes points"
         late = self.taken - taken
         had_waited = f"; {counted(late, 'point')} had waited" if late > 1 else ""
-        if self.trouble and self.is_recorded:
+        if self.troubles and self.is_recorded:
             log.info("All is well again: InfluxDB takes points%s", had_waited)
-            self.trouble = ""
+            self.troubles.clear()
         elif late and not taken:
             log.info("InfluxDB takes points%s", had_waited)
 
@@ -1866,12 +1868,12 @@ class Reporter(threading.Thread):
             self.taken += len(points)
 
     def log_trouble(self, trouble: str) -> bool:
-        """Log what is wrong, unless it was the last thing logged."""
-        changed = essence(trouble) != essence(self.trouble)
-        if changed:
+        """Log what is wrong, unless it was logged since all was well; whether it was not."""
+        is_new = essence(trouble) not in self.troubles
+        if is_new:
             log.warning("%s", trouble)
-        self.trouble = trouble
-        return changed
+        self.troubles.add(essence(trouble))
+        return is_new
 
 
 def essence(message: str) -> str:

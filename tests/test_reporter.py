@@ -132,6 +132,34 @@ def test_a_locked_database_is_one_log_line(tmp_path, counter, outbox, reporter, 
 
 
 @pytest.mark.smoke
+def test_two_troubles_at_once_are_two_log_lines(tmp_path, outbox, reporter, influxdb, caplog):
+    outbox.database.execute("PRAGMA busy_timeout = 10")
+    influxdb.trouble = "gone"
+    with contextlib.closing(sqlite3.connect(tmp_path / "state", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(3):
+            a_round(reporter)
+            reporter.attempt(reporter.deliver, float("inf"))
+        other.execute("ROLLBACK")
+    a_round(reporter)
+    locked, gone = warnings_in(caplog)
+    assert "database is locked" in locked
+    assert gone.startswith("gone; ")
+
+
+@pytest.mark.smoke
+def test_what_waits_is_delivered_though_no_point_can_be_recorded(counter, outbox, reporter, influxdb, monkeypatch):
+    def record(now):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    count(counter, 4)
+    outbox.record(time_ns())
+    monkeypatch.setattr(outbox, "record", record)
+    a_round(reporter)
+    assert [number for _, number in influxdb.points] == [4]
+
+
+@pytest.mark.smoke
 def test_a_system_that_has_no_file_left_is_one_log_line_and_no_bug(reporter, influxdb, caplog, monkeypatch):
     def write(points):
         raise OSError(24, "Too many open files")
