@@ -2741,7 +2741,8 @@ class Workers:
         if self.read_program() != self.source:  # which may be broken, or count in another way
             raise StartError(f"{self.program} is not the program that runs; restart that")
         pipe, its_end = self.context.Pipe()
-        arguments = (worker.number, self.listener, self.counter.path, self.options, its_end)
+        opened = os.fstat(self.counter.file)
+        arguments = (worker.number, self.listener, self.counter.path, opened, self.options, its_end)
         process = self.context.Process(target=work, args=arguments, name=f"worker {worker.number}", daemon=True)
         with contextlib.ExitStack() as on_error:
             on_error.callback(pipe.close)
@@ -2828,8 +2829,15 @@ class Workers:
 
 
 @outputs_in_background()
-def work(number: int, listener: socket.socket, path: str, options: argparse.Namespace, pipe: Any) -> None:
-    """The life of worker number (2 to CELLS), a process."""
+def work(
+    number: int,
+    listener: socket.socket,
+    path: str,
+    opened: os.stat_result,
+    options: argparse.Namespace,
+    pipe: Any,
+) -> None:
+    """The life of worker number (2 to CELLS), a process, which counts in the file that the program had opened."""
     for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; workers obey the pipe
         signal.signal(signum, signal.SIG_IGN)
     configure_logging(options)
@@ -2841,6 +2849,8 @@ def work(number: int, listener: socket.socket, path: str, options: argparse.Name
     why_not = ""
     try:
         counter = Counter(path, *range(first + 1, first + 1 + threads))
+        if not os.path.samestat(os.fstat(counter.file), opened):
+            raise StartError(f"{path} is not the file in which this server counts")
         loads = counter.loads(options.workers * threads)
         server = SumServer(listener, counter.cells, handler_for(options), loads, first)
         server.start()

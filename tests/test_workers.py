@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from books import waiting
 from daemons import PATIENCE_S, PROGRAM, Server, clean_environment, free_port, new_folder, run_python, wait_until
 from needs import posix
 from refusals import failure, failure_of, start_error
@@ -75,6 +77,22 @@ def test_a_worker_dies_while_the_programs_file_is_another_and_the_port_is_served
         file.write(good)
     told(web, "Worker 2 serves again")
     assert len([line for line in web.log() if "Worker" in line]) == 3  # died, cannot be started, serves again
+
+
+@posix
+def test_no_worker_counts_in_a_file_that_has_taken_the_place_of_the_counter(server):
+    web = server("--workers", "2")
+    count_file = Path(f"{web.state}-count")
+    first = count_file.rename(f"{count_file}-moved")
+    shutil.copy(first, count_file)
+    kill_worker(web)
+    told(web, f"Worker 2 cannot be started ({count_file.name} is not the file in which this server counts)")
+    for _ in range(30):
+        web.get()
+    first.replace(count_file)
+    told(web, "Worker 2 serves again")
+    assert web.stop() == 0
+    assert sum(number for _, number in waiting(web.state)) == 30
 
 
 IN_A_WORKER = "import os, sys, threading, time\nif '--multiprocessing-fork' in sys.argv:\n    "
