@@ -2374,6 +2374,7 @@ class SumServer(ThreadingHTTPServer):
         self.server_close()
         for thread in started:
             thread.join(max(0.0, self.grace_end + 1 - monotonic()))
+        for thread in self.threads:
             thread.alarm.close()
             thread.alarmed.close()
 
