@@ -39,16 +39,16 @@ INSTALLED_BY_CI = {
     "curl": "curl",
     "goaccess": "goaccess",
     "nginx": "nginx-light",
-}
-PACKAGES = {
-    **INSTALLED_BY_CI,
-    "bash": "bash",
     "faketime": "faketime",
-    "hostname": "hostname",
     "mkfs.btrfs": "btrfs-progs",
     "ps": "procps",
     "systemd-analyze": "systemd",
     "victoria-metrics": "victoria-metrics",
+}
+PACKAGES = {
+    **INSTALLED_BY_CI,
+    "bash": "bash",
+    "hostname": "hostname",
 }
 
 
