@@ -3219,6 +3219,17 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
     not_given = dict.fromkeys(action.dest for action in actions)  # None, which no option means
     options = parser.parse_args(argv, argparse.Namespace(**not_given))
     tag_source = "argument --tag" if options.tag else f"{VARIABLE}TAG"
+    read_environment(parser, actions, options)
+    options.tags = {}
+    for key, value in options.tag:
+        if key in options.tags:
+            parser.error(f"{tag_source}: the key {key!r} is given twice")
+        options.tags[key] = value
+    return options
+
+
+def read_environment(parser: Parser, actions: list[Any], options: argparse.Namespace) -> None:
+    """Take from the environment what the command line does not give, and from the defaults what neither does."""
     environment, names = variables(), []
     for action in actions:
         (option,) = action.option_strings
@@ -3231,12 +3242,6 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
             except argparse.ArgumentTypeError as error:
                 parser.error(f"{name}: {error}")
     options.unknown_variables = {name: near(name, names) for name in sorted(environment.keys() - set(names))}
-    options.tags = {}
-    for key, value in options.tag:
-        if key in options.tags:
-            parser.error(f"{tag_source}: the key {key!r} is given twice")
-        options.tags[key] = value
-    return options
 
 
 def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:

@@ -237,6 +237,7 @@ VARIABLES = {
     "--state": ("other.db", "other.db", "math_server.db"),
     "--workers": ("3", 3, "1"),
     "--access-log": ("1", True, None),
+    "--quiet": ("true", True, None),
     "--verbose": ("Yes", True, None),
 }
 
