@@ -432,8 +432,9 @@ class VictoriaMetrics(Daemon):
 
 
 class Nginx(Daemon):
-    """nginx in front of a server, to which it passes what is below /influxdb/, as if that were its root."""
+    """nginx in front of a server, to which it passes what is below /influxdb/, as README has it."""
 
+    LOCATION = "location /influxdb/ {{ proxy_pass http://localhost:{behind}/; }}"
     CONFIGURATION = """
         daemon off; master_process off; pid {folder}/pid; error_log stderr;
         events {{ }}
@@ -443,14 +444,15 @@ class Nginx(Daemon):
             fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
             server {{
                 listen 127.0.0.1:{port};
-                location /influxdb/ {{ proxy_pass http://127.0.0.1:{behind}/; }}
+                {location}
             }}
         }}
     """
 
     def __init__(self, guard: Guard, folder: Path, behind: int):
         self.port = free_port()
-        text = self.CONFIGURATION.format(folder=folder, port=self.port, behind=behind)
+        location = self.LOCATION.format(behind=behind)
+        text = self.CONFIGURATION.format(folder=folder, port=self.port, location=location)
         (folder / "nginx.conf").write_text(text, encoding="utf-8")
         super().__init__(guard, folder, [installed("nginx"), "-e", "stderr", "-c", str(folder / "nginx.conf")])
 

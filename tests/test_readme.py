@@ -25,10 +25,11 @@ from typing import NamedTuple
 
 import pytest
 from books import counted
-from daemons import PATIENCE_S, PROJECT, Daemon, Influxd, free_port, run_program, wait_until
+from daemons import PATIENCE_S, PROJECT, Daemon, Influxd, Nginx, free_port, run_program, wait_until
 from needs import installed
 
 import webserver_influx
+from webserver_influx import Destination, parse_dsn
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
@@ -430,9 +431,34 @@ def test_victoriametrics_takes_the_same_points(terminal):
     export = f"{flush} && curl -s http://localhost:8428/api/v1/export -d 'match[]={series}'"
     wait_until(lambda: '"values":[1]' in terminal.printed(export), what="the point in VictoriaMetrics")
     in_a_minute = f"time={time.time() + 60:.0f}"  # an instant query leaves out the last 30 s
-    for query in lines_under("More than one machine", "promql"):
+    in_all, of_each, in_grafana = lines_under("More than one machine", "promql")
+    for variable, value in (("$__interval_ms", "3600000"), ("$__interval", "1h")):
+        assert variable in in_grafana
+        in_grafana = in_grafana.replace(variable, value)
+    for query, number in ((in_all, 1), (of_each, 1), (in_grafana, 1 / 60)):
         answer = terminal.printed(f"curl -s http://localhost:8428/api/v1/query -d {in_a_minute} -d 'query={query}'")
-        assert [row["value"][1] for row in json.loads(answer)["data"]["result"]] == ["1"]
+        assert [float(row["value"][1]) for row in json.loads(answer)["data"]["result"]] == [number]
+
+
+def test_the_dsns_of_the_readme_are_read():
+    """Those of its blocks and sentences, for what else takes the points than an InfluxDB 1.8 on this machine."""
+    written = re.findall(r"(?<!\])(?:https\+)?influxdb://[^\s`]+", README)  # but for the form in the table of options
+    found = {dsn: parse_dsn(dsn) for dsn in written}
+    assert found["influxdb://any:TOKEN@host:8086/bucket"] == Destination("host", 8086, "any", "TOKEN", "bucket")
+    assert found["influxdb://vminsert:8480/insert/0/influx/"] == Destination("vminsert", 8480, path="/insert/0/influx")
+    assert found["influxdb://host:80/influxdb/math_server"] == Destination("host", 80, path="/influxdb")
+    assert Nginx.LOCATION.format(behind=8086) in README
+
+
+def test_the_variables_of_the_readme_are_those_of_the_program(monkeypatch):
+    variables = dict(re.findall(r"`(WEBSERVER_INFLUX_[A-Z_]+)=([^`]+)`", README.partition("\n## Options\n")[2]))
+    assert variables.pop("WEBSERVER_INFLUX_PORT").startswith("tcp://")
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    options = webserver_influx.parse_arguments([])
+    assert options.access_log
+    assert options.tags == {"host": "a", "rack": "b"}
+    assert variables.keys() == {"WEBSERVER_INFLUX_ACCESS_LOG", "WEBSERVER_INFLUX_TAG"}
 
 
 def test_several_servers_have_one_sum_and_one_each(server, influxd):
