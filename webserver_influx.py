@@ -1119,6 +1119,7 @@ class Outbox:
         self.display_name = "memory" if path == ":memory:" else path
         self.lock = threading.RLock()  # guards `database`, and the order of the points
         self.database: Any = None
+        self.opened: dict[str, os.stat_result] = {}  # what the files were when the run started
         self.is_new = self.made = path == ":memory:" or not os.path.exists(path)
         if self.made:
             return  # open_for() makes it
@@ -1145,14 +1146,14 @@ class Outbox:
         if isinstance(error, sqlite3.OperationalError) and self.path != ":memory:":
             try:  # as SQLite did, which does not tell
                 with tempfile.TemporaryFile(dir=folder_of(self.path)) as file:
-                    file.seek(max(os.path.getsize(name) for name in self.files() if os.path.exists(name)))
+                    file.seek(max((os.path.getsize(name) for name in self.files() if os.path.exists(name)), default=0))
                     file.write(bytes(PROBE_BYTES))
             except OSError as refusal:
                 reason = f" ({reason_of(refusal)} in {folder_of(self.path)})"
         return f"{self.path}: {error}{reason}"
 
     def files(self) -> list[str]:
-        """The database and what SQLite keeps beside it."""
+        """The database, and beside it what SQLite has not yet written to it."""
         return [self.path, f"{self.path}-wal"]
 
     def check(self) -> None:
@@ -1196,17 +1197,20 @@ class Outbox:
         self.database.execute(f"PRAGMA journal_mode = {'WAL' if counter.overwrites is None else 'DELETE'}")
         self.database.execute("PRAGMA synchronous = FULL")
         self.database.execute(f"PRAGMA busy_timeout = {round(LOCKED_SECONDS * 1000)}")
-        self.opened = None if self.path == ":memory:" else os.stat(self.path)
+
+    def displaced(self) -> list[str]:
+        """The paths that no longer lead to the files in which the points are."""
+        return [name for name, opened in self.opened.items() if not is_same_file(name, opened)]
 
     def is_displaced(self) -> bool:
-        """Whether the path does no longer lead to the file in which the points are."""
-        return self.opened is not None and not is_same_file(self.path, self.opened)
+        """Whether points that wait now are where the next start does not find them."""
+        return bool(self.displaced())
 
     def concerns(self) -> Iterator[str]:
         """What is wrong with the files, for which nothing can be done from here, in lines for the log."""
         yield from self.counter.concerns()
-        if self.is_displaced():
-            yield f"{self.path} was removed, moved or replaced; points wait in the file that this server had opened"
+        for name in self.displaced():
+            yield f"{name} was removed, moved or replaced; points wait in the file that this server had opened"
 
     def version(self) -> int:
         """Of the schema."""
@@ -1281,6 +1285,8 @@ class Outbox:
                 self.record(min(since + interval, now))
             with self.database:
                 self.database.execute("UPDATE state SET since = ?", (now,))
+            if self.path != ":memory:":
+                self.opened = {name: os.stat(name) for name in self.files() if os.path.exists(name)}
             return left
 
     def oldest(self, limit: int) -> list[Point]:
@@ -1319,9 +1325,11 @@ class Outbox:
                 self.database.close()
 
     def discard(self) -> None:
-        """After it was closed by a start that is refused: remove the file if that made it."""
+        """After it was closed by a start that is refused: remove the files if that made them."""
         if self.made and self.counter.is_new and self.path != ":memory:":
-            os.unlink(self.path)
+            for name in (*self.files(), f"{self.path}-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
 
 
 # --------------------------------------------------------------------------------------------- InfluxDB
@@ -2764,7 +2772,7 @@ class Workers:
                 self.look_after_others()
             except Exception as error:
                 if repr(error) != self.logged:
-                    log.exception("A bug in this server: workers are not replaced, but for a later try")
+                    log.exception("A bug in this server: no worker is replaced until the next try")
                 self.logged = repr(error)
                 self.stop_asked.poll(RESPAWN_SECONDS)
 

@@ -297,3 +297,9 @@ def test_a_counter_that_is_older_than_the_state_is_refused(tmp_path):
         count(counter, 1)
         outbox.record(0)
     assert "do not belong together" in refuse(state, tmp_path / "copy")
+
+
+@pytest.mark.smoke
+def test_what_sqlite_says_is_explained_though_its_files_are_gone(outbox, monkeypatch):
+    monkeypatch.setattr(outbox, "files", list)
+    assert outbox.explain(sqlite3.OperationalError("disk I/O error")) == f"{outbox.path}: disk I/O error"
