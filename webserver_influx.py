@@ -884,7 +884,7 @@ class Counter:
         """
         self.path = path
         self.file = -1
-        self.is_new = False
+        self.made = False
         self.overwrites: Optional[bool] = None  # see overwrite_in_place()
         if path == ":memory:":
             self.map = mmap.mmap(-1, self.SIZE)
@@ -894,7 +894,7 @@ class Counter:
                 on_error.callback(self.discard)
                 on_error.callback(os.close, self.file)
                 self.lock_parts(parts)
-                self.is_new = made
+                self.made = made
                 try:
                     self.map = self.open_map(make)
                 except OSError as error:
@@ -933,7 +933,7 @@ class Counter:
             self.overwrites = overwrite_in_place(self.file)
             self.initialize()
         elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
-            raise StartError(f"{self.path} is no counter file; restore it, or move it and the state file away")
+            raise StartError(f"{self.path} is no counter file; restore it, or move both files away")
         elif self.HEADER.unpack_from(content)[1] != self.VERSION:
             raise StartError(f"{self.path} is of another version or another kind of machine; give another --state")
         elif len(content) != self.SIZE:
@@ -997,7 +997,7 @@ class Counter:
         self.map.flush()
 
     def close(self) -> None:
-        self.is_new = self.is_new and not self.total()
+        self.made = self.made and not self.total()
         self.words.release()
         self.map.close()
         if self.file >= 0:
@@ -1005,7 +1005,7 @@ class Counter:
 
     def discard(self) -> None:
         """After it was closed by a start that is refused: remove the file if that made it."""
-        if self.is_new:
+        if self.made:
             with contextlib.suppress(FileNotFoundError):  # its folder was for this run only
                 os.unlink(self.path)
 
@@ -1326,7 +1326,7 @@ class Outbox:
 
     def discard(self) -> None:
         """After it was closed by a start that is refused: remove the files if that made them."""
-        if self.made and self.counter.is_new and self.path != ":memory:":
+        if self.made and self.counter.made and self.path != ":memory:":
             for name in (*self.files(), f"{self.path}-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name)
