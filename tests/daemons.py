@@ -239,12 +239,12 @@ class Daemon:
 
 
 def group_lives(group: int) -> bool:
-    """Whether a process of this process group is left."""
+    """Whether a process of this process group runs; one that has ended may wait for init, in a container for long."""
     try:
         os.killpg(group, 0)
     except (AttributeError, OSError):  # AttributeError: Windows, which has no groups
         return False
-    return True
+    return any(processes_of(group).values())  # one that has ended has no command line
 
 
 def processes_of(group: int) -> dict[int, str]:

@@ -108,6 +108,7 @@ def test_a_part_of_the_counter_that_another_process_has_is_refused(tmp_path, at_
         at_end.enter_context(contextlib.closing(Counter(path, worker)))
     script = """
         import sys, webserver_influx
+        webserver_influx.LOCK_SECONDS = 0.1
         webserver_influx.Counter(sys.argv[1], int(sys.argv[2]))
     """
     refused = run_python(script, path, worker or 0)
