@@ -482,7 +482,8 @@ def test_an_exchange_that_does_not_end_is_the_only_one_until_it_does(stranger, i
 
 
 @pytest.mark.parametrize("tls", [True, False])
-def test_a_server_that_does_not_answer_or_shake_hands_is_told(stranger, impatient, tls):
+def test_a_server_that_does_not_answer_or_shake_hands_is_told(stranger, monkeypatch, tls):
+    monkeypatch.setattr(webserver_influx, "INFLUXDB_SECONDS", 0.3)
     server = stranger(lambda _, server: server.over.wait())
     text = str(trouble_of(influxdb_at(server.port, tls=tls).connect))
     assert text == f"InfluxDB at 127.0.0.1:{server.port} does not answer within 0 s"
