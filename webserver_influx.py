@@ -2771,10 +2771,12 @@ class Workers:
             try:
                 self.look_after_others()
             except Exception as error:
-                if repr(error) != self.logged:
-                    log.exception("A bug in this server: no worker is replaced until the next try")
-                self.logged = repr(error)
-                self.stop_asked.poll(RESPAWN_SECONDS)
+                with contextlib.suppress(Exception):  # there may be no memory to log it
+                    if repr(error) != self.logged:
+                        log.exception("A bug in this server: no worker is replaced until the next try")
+                    self.logged = repr(error)
+                with contextlib.suppress(Exception):
+                    self.stop_asked.poll(RESPAWN_SECONDS)
 
     def look_after_others(self) -> None:
         """Wait until a worker serves or dies, or one is due or the program stops; start those that are due."""

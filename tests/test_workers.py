@@ -153,6 +153,23 @@ def test_the_pauses_between_two_tries_grow_up_to_a_minute(monkeypatch):
     assert pause() == 1
 
 
+def test_the_next_round_comes_though_there_is_no_memory_to_log_what_one_raised(monkeypatch, open_counter):
+    def fail(*arguments):
+        rounds.append(1)
+        if len(rounds) == 3:
+            workers.stopping.close()
+        raise MemoryError
+
+    rounds: list[int] = []
+    workers = Workers(listen("127.0.0.1", 0), open_counter(), parse_arguments(["--workers", "2"]))
+    monkeypatch.setattr(webserver_influx, "RESPAWN_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "look_after_others", fail)
+    monkeypatch.setattr(webserver_influx.log, "exception", fail)
+    workers.replace_dead()
+    workers.stop()
+    assert len(rounds) > 2
+
+
 @posix
 def test_whatever_a_round_raises_the_next_one_replaces_who_died(tmp_path):
     script = """
