@@ -2167,7 +2167,8 @@ class ServingThread(threading.Thread):
             try:
                 self.serve()
             except Exception:
-                log.exception("A bug in this server, which goes on")
+                with contextlib.suppress(Exception):  # there may be no memory to log it
+                    log.exception("A bug in this server, which goes on")
                 sleep(PAUSE_SECONDS)
         self.wind_down()
         self.poll.close()
@@ -2230,12 +2231,12 @@ class ServingThread(threading.Thread):
 
     def drop(self, connection: Optional[Connection], error: Exception) -> None:
         """Close a connection whose client hung up, which is ordinary life, or whose handler failed, which is a bug."""
+        if connection:
+            connection.close()
         if connection and isinstance(error, OSError):
             log.debug("%s hung up: %s", connection.handler.address_string(), error)
         else:
             log.exception("A bug in this server: a connection could not be served")
-        if connection:
-            connection.close()
 
     def each_second(self) -> None:
         """Renew the date, restart the count of accepted connections, end the overdue ones."""

@@ -145,6 +145,20 @@ def test_an_idle_connection_does_not_keep_a_body_that_came_behind_another_reques
         assert kept_by(web) < 10_000
 
 
+def test_a_server_goes_on_though_there_is_no_memory_to_log_what_went_wrong(local, monkeypatch):
+    def fail(*_, **__):
+        failures.append(1)
+        raise MemoryError
+
+    failures: list[int] = []
+    web = local()
+    with monkeypatch.context() as failing:
+        failing.setattr(web.server, "renew_date", fail)
+        failing.setattr(webserver_influx.log, "exception", fail)
+        wait_until(lambda: len(failures) >= 2)
+    assert web.raw(message("GET /?a=1", "Connection: close")).endswith(b"Sum: 1.0")
+
+
 def kept_by(web: Local) -> int:
     """The bytes of text that the only connection holds on to."""
     (connection,) = wait_until(lambda: all(a == REQUEST for a in web.awaited()) and web.connections())
