@@ -23,6 +23,7 @@ import errno
 import gc
 import ipaddress
 import json
+import locale
 import logging
 import mmap
 import os
@@ -47,7 +48,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, BytesIO, TextIOWrapper
 from itertools import accumulate
 from math import ceil, frexp, fsum, inf, isfinite, nan
-from operator import add
+from operator import add, sub
 from queue import SimpleQueue
 from time import localtime, monotonic, process_time, sleep, strftime, time, time_ns
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
@@ -1809,7 +1810,7 @@ class Reporter(threading.Thread):
 
     def log_well(self, taken: int) -> None:
         """Log that InfluxDB takes points, after trouble or if it had taken none before; taken is how many it had."""
-        self.status = "InfluxDB takes points"
+        self.status = "InfluxDB rejects points" if self.rejected else "InfluxDB takes points"
         late = self.taken - taken
         had_waited = f"; {counted(late, 'point')} had waited" if late > 1 else ""
         if self.troubles and self.is_recorded:
@@ -2396,10 +2397,15 @@ def serving_threads(processes: int) -> int:
 
 
 def cpu_count() -> int:
-    """How many CPUs this process may use: by its affinity, and by the quota of its container, rounded up."""
+    """How many CPUs this process may use, the last of them perhaps in part."""
+    return ceil(cpu_limit())
+
+
+def cpu_limit() -> float:
+    """The CPUs that this process may use: by its affinity, and by the quota of its container."""
     if sys.platform != "linux":
         return os.cpu_count() or 1
-    return min([len(os.sched_getaffinity(0)), *(ceil(quota) for quota in cpu_quotas())])
+    return min([len(os.sched_getaffinity(0)), *cpu_quotas()])
 
 
 def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[float]:
@@ -2409,22 +2415,22 @@ def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[
         if controllers and "cpu" not in controllers.split(","):
             continue
         root = f"{groups}/cpu" if controllers else groups
-        parts = group.strip("/").split("/")
+        parts = [part for part in group.split("/") if part]
         for depth in range(len(parts), -1, -1):  # in a container, the path may be that of the machine outside
             folder = "/".join(parts[:depth])
             if controllers:
                 figures = [read_text(f"{root}/{folder}/cpu.cfs_{figure}_us").strip() for figure in ("quota", "period")]
             else:
                 figures = read_text(f"{root}/{folder}/cpu.max").split()
-            if len(figures) == 2 and figures[0].isdecimal():  # without a quota it is "max" or -1
+            if len(figures) == 2 and all(map(str.isdecimal, figures)):  # without a quota it is "max" or -1
                 yield int(figures[0]) / int(figures[1])
 
 
 def read_text(path: str) -> str:
-    """The text of a file; empty if it cannot be read."""
+    """The text of a file of the system; empty if it cannot be read."""
     try:
-        with open(path) as file:
-            return file.read()
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read())
     except OSError:
         return ""
 
@@ -2450,8 +2456,7 @@ class Output(BufferedIOBase):
         self.lock = threading.RLock()  # guards `size` and `lost`; a destructor that warns may come back to it
         self.size = 0  # bytes that wait or are being written
         self.lost = 0  # lines
-        self.live_line: Optional[str] = None  # kept below all that is written, on a terminal
-        self.was_live = False
+        self.live_line: Optional[str] = None  # kept below all that is written; None where there never is one
         self.ending = threading.Event()
         self.writer = threading.Thread(target=self.write_what_waits, name=f"output {descriptor}", daemon=True)
         with contextlib.suppress(RuntimeError):  # the system lets no thread start: finish() does its work
@@ -2474,7 +2479,7 @@ class Output(BufferedIOBase):
             batch = [self.waiting.get()]
             batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
             text = b"".join(batch)
-            unwritten = self.write_now(self.erasure() + text + self.live_text())
+            unwritten = self.write_now(self.with_live_line(text))
             with self.lock:
                 self.size -= len(text)
                 self.lost += unwritten.count(b"\n")
@@ -2483,20 +2488,23 @@ class Output(BufferedIOBase):
                 log.warning("%d lines of this log are lost by now: they were not read, or could not be written", logged)
             self.ending.wait(OUTPUT_REST_SECONDS)
 
-    def show(self, line: Optional[str]) -> None:
-        """Keep this line below the log; "" leaves room for that of another process, None ends it."""
+    def show(self, line: str) -> None:
+        """Keep this line below the log; "" leaves room for that of another process."""
         self.live_line = line
         self.waiting.put(b"")
 
-    def erasure(self) -> bytes:
-        """What clears the terminal's current line, on terminals of all kinds; nothing if there is no live line."""
-        if self.live_line is None and not self.was_live:
-            return b""
-        self.was_live = self.live_line is not None
-        return b"\r%b\r" % (b" " * (terminal_width(self.file) - 1))
+    def with_live_line(self, text: bytes) -> bytes:
+        """What a terminal is to get, so that the live line, of whichever process, makes way for each line of the log.
 
-    def live_text(self) -> bytes:
-        return (self.live_line or "").encode(sys.stderr.encoding, "replace")
+        The cursor rests at its begin: a terminal that became narrower may have wrapped it, and all below is cleared.
+        In the background it is the shell's line that stands there.
+        """
+        if self.live_line is None or not is_in_foreground(self.file):
+            return text
+        width = terminal_width(self.file) - 1  # in the last column, the cursor of some is on the next line
+        clear = b"\r%b\r" % (b" " * width) if os.name == "nt" else b"\r\x1b[J"  # Windows may not know ECMA-48
+        live = self.live_line[:width].encode(sys.stderr.encoding, "replace")
+        return clear + text.replace(b"\n", b"\n" + clear) + live + b"\r"
 
     def write_now(self, data: bytes) -> bytes:
         """Write, some whole lines at a time, however long that takes; return what could not be written."""
@@ -2531,7 +2539,7 @@ class Output(BufferedIOBase):
         return self.file.fileno()
 
 
-def show_live_line(line: Optional[str]) -> None:
+def show_live_line(line: str) -> None:
     """See Output.show()."""
     output: Any = sys.stderr.buffer
     output.show(line)
@@ -2546,7 +2554,7 @@ def outputs_in_background() -> Iterator[None]:
     stdout, stderr = (
         TextIOWrapper(
             raw,
-            encoding=getattr(stream, "encoding", None),  # a stream that was closed at the start is None
+            encoding=encoding_of(stream, raw.fileno()),
             errors="backslashreplace",
             line_buffering=True,
         )
@@ -2560,6 +2568,12 @@ def outputs_in_background() -> Iterator[None]:
             for stream in (stdout, stderr):
                 stream.flush()
                 stream.buffer.finish(end)
+
+
+def encoding_of(stream: Any, descriptor: int) -> Optional[str]:
+    """What bytes stand for there; Windows' console takes those of its code page. A stream that is closed is None."""
+    of_console = os.device_encoding(descriptor) if os.name == "nt" else None
+    return of_console or getattr(stream, "encoding", None)
 
 
 def open_standard_descriptors() -> None:
@@ -2710,6 +2724,7 @@ class Workers:
         self.source = self.read_program()
         self.threads = serving_threads(options.workers)
         self.loads = counter.loads(options.workers * self.threads)
+        self.connections = counter.beside(2, options.workers * self.threads)
         self.server = SumServer(listener, counter.cells, handler_for(options), self.loads)
         self.others = [Worker(number) for number in range(2, options.workers + 1)]
         self.stop_asked, self.stopping = self.context.Pipe(duplex=False)  # the end of this pipe is the order
@@ -2762,9 +2777,10 @@ class Workers:
         worker.process, worker.pipe, worker.start_at = process, pipe, inf
 
     def mark_dead(self, worker: Worker) -> None:
-        """Let nobody leave connections to a worker that does not serve, or not yet."""
+        """Let nobody leave connections to a worker that does not serve, or not yet; it has none open."""
         for thread in range(self.threads):
-            self.loads[(worker.number - 1) * self.threads + thread] = self.DEAD
+            cell = (worker.number - 1) * self.threads + thread
+            self.loads[cell], self.connections[cell] = self.DEAD, 0
 
     def replace_dead(self) -> None:
         """Start a new worker for each that dies, until the program stops."""
@@ -2838,6 +2854,7 @@ class Workers:
                 worker.process.kill()
                 worker.process.join(LAST_WORDS_SECONDS)
         self.loads.release()
+        self.connections.release()
 
 
 @outputs_in_background()
@@ -2887,31 +2904,46 @@ class Load(NamedTuple):
     seconds: float = 0.0
     requests: int = 0
     cpu: float = 0.0  # CPU seconds that the server's processes used
-    idle: float = nan  # CPU seconds that nobody used, of all the machine's; nan where the system does not tell
+    idle: float = 0.0  # CPU seconds that nobody used, of all the machine's; nan where the system does not tell
 
     def __add__(self, other: Any) -> "Load":
         return Load(*map(add, self, other))
+
+    def __sub__(self, other: "Load") -> "Load":
+        return Load(*map(sub, self, other))
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+    @property
+    def cpus(self) -> float:
+        """How many CPUs the server's processes kept busy."""
+        return self.cpu / self.seconds
 
 
 class Meter:
     """What the server takes, second by second; it has no clock, and only adds up what it is told."""
 
     def __init__(self) -> None:
-        self.all = self.last = Load(seconds=0.0, idle=0.0)
+        self.all, self.last = Load(), Load(seconds=1.0)
         self.most = self.most_lately = 0.0  # requests per second, since the start and since take_most()
         self.most_at = 0.0  # when that was, in seconds since 1970
         self.rates: deque[float] = deque(maxlen=SPARKS)
-        # By the number of bits of the requests per second. So what is a second under load can be decided at the end.
-        self.by_rate: defaultdict[int, Load] = defaultdict(lambda: Load(idle=0.0))
+        self.by_magnitude: defaultdict[int, Load] = defaultdict(Load)  # the busy seconds, by the binary exponent of
+        # their rates: so what is a second under load can be decided at the end
 
     def add(self, load: Load, now: float) -> None:
         """Add the load of the last second; now is in seconds since 1970."""
+        load = load._replace(cpu=max(0.0, load.cpu))  # a worker that took the place of another begins at 0
         self.all += load
         if load.seconds < SHORT_SECONDS:
             return
-        rate, self.last = load.requests / load.seconds, load
-        self.by_rate[int(rate).bit_length()] += load
+        self.last, rate = load, load.rate
         self.rates.append(rate)
+        if load.requests:
+            self.by_magnitude[frexp(rate)[1]] += load
         self.most_lately = max(self.most_lately, rate)
         if rate > self.most:
             self.most, self.most_at = rate, now
@@ -2923,54 +2955,58 @@ class Meter:
 
     def under_load(self) -> Load:
         """The seconds in which requests came, but not those with few in comparison."""
-        least = max(1, int(self.most).bit_length() - LOAD_BITS)
-        return sum((load for bits, load in self.by_rate.items() if bits >= least), Load(idle=0.0))
+        least = frexp(self.most)[1] - LOAD_BITS
+        return sum((load for magnitude, load in self.by_magnitude.items() if magnitude >= least), Load())
 
     def live_line(self, connections: int, status: str, width: int, blocks: str = BLOCKS) -> str:
         """What the last second was like, in so many columns; blocks stand for rates in a curve, if there are any."""
         figures = [
-            per_second(self.rates[-1]),
+            per_second(self.last.rate),
             f"at most {per_second(self.most)}",
             f"{self.all.requests:,} in all",
             f"{connections:,} open",
-            f"{self.last.cpu / self.last.seconds:.0%} of a CPU".replace("%", " %"),
+            of_a_cpu(self.last),
             status,
         ]
         parting = " · " if blocks else " | "
         while len(figures) > 1 and len(parting.join(figures)) > width:
             figures.pop()
         line = parting.join(figures)[:width]
-        curve = list(self.rates)[-max(0, width - len(line) - 2) :] if blocks and width - len(line) > 2 else []
+        room = width - len(line) - 2 if blocks else 0
+        curve = list(self.rates)[-room:] if room > 0 else []
         most = max(curve, default=0.0) or 1.0
         sparks = "".join(blocks[ceil(rate / most * (len(blocks) - 1))] for rate in curve)
         return f"{sparks}  {line}" if sparks else line
 
-    def summary(self, cpus: int, machine_cpus: int, processes: int) -> list[str]:
+    def summary(self, cpus: float, machine_cpus: int, processes: int) -> list[str]:
         """What the server took since the start, in lines; cpus is how many it may use, in so many processes."""
         total = f"{counted(self.all.requests, 'request')} in {duration(self.all.seconds)}"
         if not self.most:
             return [total] if self.all.requests else []
-        at = strftime("%H:%M:%S", localtime(self.most_at))
         load = self.under_load()
-        rate, share = load.requests / load.seconds, f"{100 * load.cpu / load.seconds:.0f} % of a CPU"
         lines = [
-            f"{total}, at most {per_second(self.most)} (at {at})",
-            f"Under load for {duration(load.seconds)}: {per_second(rate)} on average, {share}",
+            f"{total}, at most {per_second(self.most)} (at {strftime('%H:%M:%S', localtime(self.most_at))})",
+            f"Under load for {duration(load.seconds)}: {per_second(load.rate)} on average, {of_a_cpu(load)}",
+            verdict(load, cpus, machine_cpus, processes),
         ]
-        return lines + [words for words in [verdict(load, cpus, machine_cpus, processes)] if words]
+        return [line for line in lines if line]
 
 
-def verdict(load: Load, cpus: int, machine_cpus: int, processes: int) -> str:
+def of_a_cpu(load: Load) -> str:
+    """The share that the server used."""
+    return f"{100 * load.cpus:.0f} % of a CPU"
+
+
+def verdict(load: Load, cpus: float, machine_cpus: int, processes: int) -> str:
     """What the limit was, in a sentence; empty where the figures allow none."""
-    used = load.cpu / load.seconds / min(cpus, processes)
-    idle = load.idle / load.seconds / machine_cpus
     if load.seconds < VERDICT_SECONDS:
         return ""
-    if used >= FULL_SHARE and processes < cpus:
-        own = "its one CPU" if processes == 1 else f"its {processes} CPUs"
-        return f"The server used {own} fully: more needs --workers"
+    usable = min(cpus, processes)
+    used = load.cpus / usable
+    idle = load.idle / load.seconds / machine_cpus
     if used >= FULL_SHARE:
-        return f"The server used all of the {counted(cpus, 'CPU')} that it may use"
+        own = "its one CPU" if usable == 1 else f"its {usable:g} CPUs"
+        return f"The server used {own} fully: " + ("more needs --workers" if processes < cpus else "it may use no more")
     if idle < IDLE_SHARE:
         return "All CPUs of this machine were busy, also with other work: a load from another machine may show more"
     if used <= SPARE_SHARE and idle >= IDLE_SHARE:
@@ -2991,10 +3027,10 @@ class Watch(threading.Thread):
         self.stopping = threading.Event()
         self.seen = self.figures()
 
-    def figures(self) -> tuple[float, Load]:
-        """The monotonic time, and all that there has been until now."""
+    def figures(self) -> Load:
+        """All that there has been until now, by the monotonic time."""
         _, cpu = self.counter.usage(self.processes)
-        return monotonic(), Load(0.0, self.counter.total(), cpu, idle_seconds())
+        return Load(monotonic(), self.counter.total(), cpu, idle_seconds())
 
     def run(self) -> None:
         while not self.stopping.wait(1.5 - (time() + 0.5 - LOOK_SECONDS) % 1):
@@ -3003,15 +3039,12 @@ class Watch(threading.Thread):
 
     def look(self) -> None:
         """Add what came since the last look, and show it."""
-        (before, seen), self.seen = self.seen, self.figures()
-        now, figures = self.seen
-        used = max(0.0, figures.cpu - seen.cpu)  # less than before, where a worker took the place of another
-        self.meter.add(Load(now - before, figures.requests - seen.requests, used, figures.idle - seen.idle), time())
+        before, self.seen = self.seen, self.figures()
+        self.meter.add(self.seen - before, time())
         if self.is_live:
-            width = terminal_width(sys.stderr) - 1
             connections, _ = self.counter.usage(self.processes)
-            line = self.meter.live_line(connections, self.status(), width, blocks_for(sys.stderr))
-            show_live_line(line if is_in_foreground(sys.stderr) else "")
+            width = terminal_width(sys.stderr) - 1
+            show_live_line(self.meter.live_line(connections, self.status(), width, blocks_for(sys.stderr)))
 
     def stop(self) -> None:
         """End the live line."""
@@ -3019,32 +3052,36 @@ class Watch(threading.Thread):
         self.join(PAUSE_SECONDS)
         if self.is_live:
             self.is_live = False
-            show_live_line(None)
+            show_live_line("")
 
     def tell(self) -> None:
         """Log what was taken since the start."""
         with contextlib.suppress(Exception):
             self.look()
-            for line in self.meter.summary(cpu_count(), os.cpu_count() or 1, self.processes):
+            for line in self.meter.summary(cpu_limit(), os.cpu_count() or 1, self.processes):
                 log.info("%s", line)
 
 
 def idle_seconds() -> float:
     """The CPU seconds that nobody has used, of all CPUs of the machine, where the system tells (proc(5), stat)."""
-    figures = read_text("/proc/stat").split()[4:6]  # idle and iowait, of the first line
-    return sum(map(int, figures)) / os.sysconf("SC_CLK_TCK") if figures else nan
+    if sys.platform != "linux":
+        return nan
+    ticks = sum(map(int, read_text("/proc/stat").split()[4:6]))  # idle and iowait, of the first line
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else nan  # gVisor has but zeros there
 
 
 def has_live_line() -> bool:
-    """Whether standard error is a terminal that can show one."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether standard error is a terminal that can show one; only Windows has terminals without a name."""
+    return sys.stderr.isatty() and (os.name == "nt" or os.environ.get("TERM", "dumb") != "dumb")
 
 
 def is_in_foreground(stream: Any) -> bool:
     """Whether this process may write to its terminal: it is not in the background of a shell."""
+    if sys.platform == "win32":
+        return True
     try:
         return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
-    except (AttributeError, OSError):  # Windows has no such thing, nor has a terminal that is not the controlling one
+    except OSError:  # not the controlling terminal, which alone has a foreground
         return True
 
 
@@ -3057,9 +3094,13 @@ def terminal_width(stream: Any) -> int:
 
 
 def blocks_for(stream: Any) -> str:
-    """The blocks of a curve, if a stream's encoding has them."""
+    """The blocks of a curve, if a stream's encoding has them, and the locale's, which Python overrides (PEP 540)."""
+    encodings = [stream.encoding]
+    if sys.platform != "win32":
+        encodings.append(locale.nl_langinfo(locale.CODESET))
     try:
-        BLOCKS.encode(stream.encoding)
+        for encoding in encodings:
+            BLOCKS.encode(encoding)
     except UnicodeEncodeError:
         return ""
     return BLOCKS

@@ -75,21 +75,40 @@ def installed(command: str) -> str:
 
 
 @contextlib.contextmanager
-def process_limit(tmp_name: str):
-    """A control group of Linux whose number of processes and threads can be limited: yields its folder."""
-    for root in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):  # version 1, version 2
-        group = os.path.join(root, tmp_name)
+def control_group(controller: str, name: str, *limits: str) -> Iterator[str]:
+    """A new control group of Linux, of version 1 or 2, that has a file of one of these names: yields its folder."""
+    for root in (f"/sys/fs/cgroup/{controller}", "/sys/fs/cgroup"):  # version 1, version 2
+        group = os.path.join(root, name)
         try:
             os.mkdir(group)
         except OSError:
             continue
         try:
-            if os.path.exists(os.path.join(group, "pids.max")):
+            if any(os.path.exists(os.path.join(group, limit)) for limit in limits):
                 yield group
                 return
         finally:
             os.rmdir(group)
-    pytest.skip("no control group that limits processes can be made here: be root, outside of a container")
+    pytest.skip(f"no control group that limits {controller} can be made here: be root, outside of a container")
+
+
+@contextlib.contextmanager
+def process_limit(tmp_name: str) -> Iterator[str]:
+    """A control group whose number of processes and threads can be limited: yields its folder."""
+    with control_group("pids", tmp_name, "pids.max") as group:
+        yield group
+
+
+@contextlib.contextmanager
+def cpu_quota(tmp_name: str, cpus: float) -> Iterator[str]:
+    """A control group whose processes may use so many CPUs: yields its folder."""
+    with control_group("cpu", tmp_name, "cpu.cfs_quota_us", "cpu.max") as group:
+        if os.path.exists(quota := os.path.join(group, "cpu.cfs_quota_us")):
+            Path(group, "cpu.cfs_period_us").write_text("100000")
+            Path(quota).write_text(f"{cpus * 100_000:.0f}")
+        else:
+            Path(group, "cpu.max").write_text(f"{cpus * 100_000:.0f} 100000")
+        yield group
 
 
 def imported(module: str, since: tuple[int, int] = (3, 9)) -> ModuleType:

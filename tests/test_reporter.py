@@ -109,7 +109,9 @@ def test_points_that_influxdb_rejected_are_not_said_to_be_delivered(counter, rep
     with monkeypatch.context() as rejecting:
         rejecting.setattr(influxdb, "write", write)
         a_round(reporter)
+        assert reporter.status == "InfluxDB rejects points"
     a_round(reporter)
+    assert reporter.status == "InfluxDB takes points"
     fates = [message.rpartition("; ")[2] for message in caplog.messages if "requests in" in message]
     assert fates == ["points that InfluxDB rejected: 1", "delivered to InfluxDB"]
 

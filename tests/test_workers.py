@@ -16,7 +16,7 @@ from needs import posix
 from refusals import failure, failure_of, start_error
 
 import webserver_influx
-from webserver_influx import Worker, Workers, listen, parse_arguments
+from webserver_influx import Cell, Counter, Worker, Workers, listen, parse_arguments
 
 
 @pytest.fixture
@@ -93,6 +93,16 @@ def test_no_worker_counts_in_a_file_that_has_taken_the_place_of_the_counter(serv
     told(web, "Worker 2 serves again")
     assert web.stop() == 0
     assert sum(number for _, number in waiting(web.state)) == 30
+
+
+def test_a_worker_that_died_has_no_connection_open(open_counter, at_end):
+    counter = open_counter()
+    workers = Workers(listen("127.0.0.1", 0), counter, parse_arguments(["--workers", "2"]))
+    at_end.callback(workers.stop)
+    Cell(counter.words, 2 * Counter.STEP).tell_usage(64, 1.5)
+    assert counter.usage(2) == (64, 1.5)
+    workers.mark_dead(workers.others[0])
+    assert counter.usage(2) == (0, 1.5)
 
 
 IN_A_WORKER = "import os, sys, threading, time\nif '--multiprocessing-fork' in sys.argv:\n    "
