@@ -2494,10 +2494,10 @@ class Output(BufferedIOBase):
         self.waiting.put(b"")
 
     def with_live_line(self, text: bytes) -> bytes:
-        """What a terminal is to get, so that the live line, of whichever process, makes way for each line of the log.
+        """This text as a terminal is to get it: each line of the log clears the live line, of whichever process.
 
-        The cursor rests at its begin: a terminal that became narrower may have wrapped it, and all below is cleared.
-        In the background it is the shell's line that stands there.
+        The cursor rests where the live line begins, and all behind it is cleared: a terminal that became narrower may
+        have wrapped it. In the background, the line that stands there is the shell's.
         """
         if self.live_line is None or not is_in_foreground(self.file):
             return text
@@ -2571,7 +2571,7 @@ def outputs_in_background() -> Iterator[None]:
 
 
 def encoding_of(stream: Any, descriptor: int) -> Optional[str]:
-    """What bytes stand for there; Windows' console takes those of its code page. A stream that is closed is None."""
+    """The encoding of a standard stream; None if it was closed at the start. Windows' console has a code page."""
     of_console = os.device_encoding(descriptor) if os.name == "nt" else None
     return of_console or getattr(stream, "encoding", None)
 
@@ -2931,8 +2931,8 @@ class Meter:
         self.most = self.most_lately = 0.0  # requests per second, since the start and since take_most()
         self.most_at = 0.0  # when that was, in seconds since 1970
         self.rates: deque[float] = deque(maxlen=SPARKS)
-        self.by_magnitude: defaultdict[int, Load] = defaultdict(Load)  # the busy seconds, by the binary exponent of
-        # their rates: so what is a second under load can be decided at the end
+        # The seconds with requests, by the binary exponent of their rate: the end decides which were under load.
+        self.by_magnitude: defaultdict[int, Load] = defaultdict(Load)
 
     def add(self, load: Load, now: float) -> None:
         """Add the load of the last second; now is in seconds since 1970."""
