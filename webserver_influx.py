@@ -170,7 +170,7 @@ def duration(seconds: float) -> str:
 
 def per_second(rate: float) -> str:
     """A rate, to a digit that can be known: `12,340/s`, `0.3/s`."""
-    return f"{rate:,.0f}/s" if rate >= 10 or rate == int(rate) else f"{rate:.1f}/s"
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}".removesuffix(".0") + "/s"
 
 
 def uri_host(host: str) -> str:

@@ -20,7 +20,7 @@ from needs import cpu_quota, imported, installed, linux, posix
 from test_exactly_once import shifted_clock
 
 import webserver_influx
-from webserver_influx import BLOCKS, SHORT_SECONDS, Load, Meter, cpu_limit, cpu_quotas, verdict
+from webserver_influx import BLOCKS, SHORT_SECONDS, Load, Meter, cpu_limit, cpu_quotas, per_second, verdict
 
 # --- what a meter adds up
 
@@ -96,6 +96,16 @@ def test_a_summary_tells_the_most_the_mean_under_load_and_the_limit():
         "Under load for 4 s: 12,340/s on average, 98 % of a CPU",
         "The server used its one CPU fully: more needs --workers",
     ]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [(0.04, "0/s"), (0.25, "0.2/s"), (5.998, "6/s"), (9.97, "10/s"), (12.4, "12/s"), (1e6, "1,000,000/s")],
+)
+def test_a_rate_has_no_digit_that_says_nothing(rate, told):
+    """A second is never exactly one, so 6 requests in it are 5.998/s."""
+    assert per_second(rate) == told
 
 
 WORKERS, NO_MORE = "more needs --workers", "it may use no more"
