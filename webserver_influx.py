@@ -2232,12 +2232,14 @@ class ServingThread(threading.Thread):
 
     def drop(self, connection: Optional[Connection], error: Exception) -> None:
         """Close a connection whose client hung up, which is ordinary life, or whose handler failed, which is a bug."""
-        if connection:
-            connection.close()
-        if connection and isinstance(error, OSError):
-            log.debug("%s hung up: %s", connection.handler.address_string(), error)
-        else:
-            log.exception("A bug in this server: a connection could not be served")
+        try:
+            if connection and isinstance(error, OSError):
+                log.debug("%s hung up: %s", connection.handler.address_string(), error)
+            else:
+                log.exception("A bug in this server: a connection could not be served")
+        finally:
+            if connection:
+                connection.close()
 
     def each_second(self) -> None:
         """Renew the date, restart the count of accepted connections, end the overdue ones."""
