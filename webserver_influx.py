@@ -2487,7 +2487,7 @@ class Output(BufferedIOBase):
                 self.lost += unwritten.count(b"\n")
             if not unwritten and self.lost > logged:
                 logged = self.lost
-                log.warning("%d lines of this log are lost by now: they were not read, or could not be written", logged)
+                log.warning("Lost of this log by now, not read or not to be written: %s", counted(logged, "line"))
             self.ending.wait(OUTPUT_REST_SECONDS)
 
     def show(self, line: str) -> None:
