@@ -2125,6 +2125,8 @@ class Connection:
         return self.handler.awaits is REQUEST and not (self.unsent or self.done or self.closed)
 
     def close(self) -> None:
+        if self.closed:  # it could not be watched, and its reply was still to be sent
+            return
         if self.event:
             self.thread.poll.unregister(self.sock.fileno())
         self.thread.forget(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import select
 import selectors
@@ -18,7 +19,7 @@ from messages import CHUNKED_POST, JSON_TYPE, exchange, is_readable, message, po
 from needs import ipv6
 
 import webserver_influx
-from webserver_influx import BODY, REQUEST, TURN, TURN_BYTES, SumHandler, listen
+from webserver_influx import BODY, REQUEST, TURN, TURN_BYTES, SelectorPoll, SumHandler, listen
 
 
 def trickle(connection: socket.socket, byte: bytes) -> None:
@@ -205,6 +206,31 @@ def test_a_bug_outside_the_requests_closes_one_connection_and_the_server_goes_on
         assert web.raw(message("GET /")) == b""
     assert "ZeroDivisionError" in caplog.text
     assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
+
+
+def test_a_connection_that_the_system_does_not_watch_is_closed_and_the_server_goes_on(monkeypatch):
+    """Linux limits how many descriptors a user's epolls watch; here, the third: those before are the server's own."""
+
+    class FullPoll(SelectorPoll):
+        def __init__(self) -> None:
+            super().__init__()
+            register, numbers = self.register, itertools.count(1)
+
+            def limited(descriptor: int, event: int) -> None:
+                if next(numbers) == 3:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                register(descriptor, event)
+
+            self.register = limited
+
+    monkeypatch.setattr(webserver_influx, "Poll", FullPoll)
+    monkeypatch.setattr(webserver_influx, "WRITE", selectors.EVENT_WRITE)
+    listener = listen("127.0.0.1", 0)
+    with socket.create_connection(listener.getsockname(), PATIENCE_S) as client:
+        client.sendall(message("GET /"))  # so that it has been answered when it is to be watched
+        with contextlib.closing(Local(listener)) as web:
+            assert receive(client) == b""
+            assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
 
 
 def test_a_bug_between_the_connections_is_logged_and_the_server_goes_on(local, monkeypatch, caplog):
