@@ -1801,7 +1801,7 @@ class Reporter(threading.Thread):
                 self.log_well(taken)
         except Trouble as trouble:
             self.log_trouble(f"{trouble}; points wait in {self.outbox.display_name}")
-            self.tell_status()
+            self.tell_status(self.outbox.waiting())
             self.pause = max(self.pause, trouble.retry_after)
         finally:
             end = monotonic()
@@ -1819,9 +1819,8 @@ class Reporter(threading.Thread):
         elif late and not taken:
             log.info("InfluxDB takes points%s", had_waited)
 
-    def tell_status(self) -> None:
+    def tell_status(self, waiting: int) -> None:
         """Have the live line show how many points wait."""
-        waiting = self.outbox.waiting()
         self.status = f"{counted(waiting, 'point')} waiting" if waiting else "InfluxDB takes no points"
 
     def tell(self, number: int, seconds: float) -> None:
@@ -1841,11 +1840,11 @@ class Reporter(threading.Thread):
         else:
             fate = "delivered to InfluxDB"
         if waiting:
-            self.tell_status()
-        if level == logging.INFO and self.quiet and not self.stopping.is_set():
-            return
+            self.tell_status(waiting)
         rate = number / max(seconds, 0.001)
         most = max(rate, self.take_most())
+        if level == logging.INFO and self.quiet and not self.stopping.is_set():
+            return
         rates = f"{per_second(rate)}, at most {per_second(most)}"
         log.log(level, "%s in %s (%s); %s", counted(number, "request"), duration(seconds), rates, fate)
 

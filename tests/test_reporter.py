@@ -101,6 +101,17 @@ def test_each_interval_has_one_line_that_says_how_many_and_where_they_are(counte
 
 
 @pytest.mark.smoke
+def test_a_quiet_reporter_tells_at_the_end_the_most_of_the_last_interval(outbox, influxdb, caplog):
+    caplog.set_level(logging.INFO)
+    reporter = Reporter(outbox, influxdb, 60.0, iter((9000.0, 20.0)).__next__, quiet=True)
+    a_round(reporter)
+    reporter.start()
+    reporter.stop(monotonic() + 5)
+    (line,) = (message for message in caplog.messages if "requests in" in message)
+    assert "at most 20/s" in line
+
+
+@pytest.mark.smoke
 def test_points_that_influxdb_rejected_are_not_said_to_be_delivered(counter, reporter, influxdb, caplog, monkeypatch):
     def write(points):
         raise Rejected("points beyond retention policy")
