@@ -93,7 +93,7 @@ TURN_REST = 4  # a turn is followed by this many times its length for everybody 
 GARBAGE_OBJECTS = 100_000  # between two collections; with 700, the default, a MiB of brackets takes 150 ms, not 30
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
 ACCEPT_AT_ONCE = 64  # connections, before those that are open are served again
-PAUSE_SECONDS = 0.1  # until accepting is tried again, where the system refuses
+PAUSE_SECONDS = 0.1  # until what has just failed is tried again; or for a thread or process that is about to end
 YIELD_SECONDS = 0.001  # a thread that is ahead leaves accepting to others for this long
 UNEVEN_CONNECTIONS = 4  # it is ahead with so many more connections than the one with the fewest;
 CHANCES = 10  # it leaves accepting that often to one that takes none: a frozen process would slow down all
@@ -2873,7 +2873,7 @@ def work(
     for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; workers obey the pipe
         signal.signal(signum, signal.SIG_IGN)
     configure_logging(options)
-    if not options.quiet and has_live_line():
+    if has_live_line(options):
         show_live_line("")  # the program shows one, and lines of this process shall not tear it
     prepare_process()
     threads = serving_threads(options.workers)
@@ -3026,7 +3026,7 @@ class Watch(threading.Thread):
         self.counter, self.status = counter, status
         self.meter = Meter()
         self.processes = options.workers * serving_threads(options.workers)
-        self.is_live = not options.quiet and has_live_line()
+        self.is_live = has_live_line(options)
         self.stopping = threading.Event()
         self.seen = self.figures()
 
@@ -3073,9 +3073,10 @@ def idle_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK") if ticks else nan  # gVisor has but zeros there
 
 
-def has_live_line() -> bool:
-    """Whether standard error is a terminal that can show one; only Windows has terminals without a name."""
-    return sys.stderr.isatty() and (os.name == "nt" or os.environ.get("TERM", "dumb") != "dumb")
+def has_live_line(options: argparse.Namespace) -> bool:
+    """Whether there is one: on a terminal that can show it. Only Windows has terminals without a name."""
+    has_terminal = os.name == "nt" or os.environ.get("TERM", "dumb") != "dumb"
+    return not options.quiet and has_terminal and sys.stderr.isatty()
 
 
 def is_in_foreground(stream: Any) -> bool:
