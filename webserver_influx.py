@@ -1719,7 +1719,7 @@ class Reporter(threading.Thread):
         self.stopping.set()
         self.join(max(0.0, end - monotonic()))
         if recorded:
-            self.attempt(self.tell, *recorded)
+            self.attempt(self.tell, *recorded, True)
         else:
             place = self.outbox.counter.path
             log.warning("The last point was not recorded: its requests are counted in %s until the next start", place)
@@ -1823,15 +1823,15 @@ class Reporter(threading.Thread):
         """Have the live line show how many points wait."""
         self.status = f"{counted(waiting, 'point')} waiting" if waiting else "InfluxDB takes no points"
 
-    def tell(self, number: int, seconds: float) -> None:
-        """Log how many requests came in how many seconds, and where their point is."""
+    def tell(self, number: int, seconds: float, at_end: bool = False) -> None:
+        """Log how many requests came in how many seconds, and where their point is; at the end, for good."""
         waiting, where = self.outbox.waiting(), self.outbox.display_name
         level = logging.INFO
-        if waiting and self.stopping.is_set() and self.outbox.path == ":memory:":
+        if waiting and at_end and self.outbox.path == ":memory:":
             level = logging.WARNING
             fate = f"points lost, as they were in memory only: {waiting}"
         elif waiting and self.outbox.is_displaced():
-            level = logging.WARNING
+            level = logging.WARNING if at_end else logging.INFO
             fate = f"points waiting in the file that was {where}: {waiting}"
         elif waiting:
             fate = f"points waiting in {where}: {waiting}"
@@ -1843,7 +1843,7 @@ class Reporter(threading.Thread):
             self.tell_status(waiting)
         rate = number / max(seconds, 0.001)
         most = max(rate, self.take_most())
-        if level == logging.INFO and self.quiet and not self.stopping.is_set():
+        if level == logging.INFO and self.quiet and not at_end:
             return
         rates = f"{per_second(rate)}, at most {per_second(most)}"
         log.log(level, "%s in %s (%s); %s", counted(number, "request"), duration(seconds), rates, fate)

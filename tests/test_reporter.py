@@ -13,6 +13,7 @@ from time import monotonic, time_ns
 import pytest
 from books import count
 from daemons import wait_until
+from states import opened
 
 import webserver_influx
 from webserver_influx import Rejected, Reporter, Trouble
@@ -109,6 +110,22 @@ def test_a_quiet_reporter_tells_at_the_end_the_most_of_the_last_interval(outbox,
     reporter.stop(monotonic() + 5)
     (line,) = (message for message in caplog.messages if "requests in" in message)
     assert "at most 20/s" in line
+
+
+@pytest.mark.smoke
+def test_a_round_that_the_end_overtakes_does_not_call_lost_what_may_still_be_delivered(influxdb, caplog):
+    """The program records its last point while the thread may still be telling of the point before."""
+    caplog.set_level(logging.INFO)
+    with opened(":memory:", ":memory:") as (_, outbox):
+        reporter = Reporter(outbox, influxdb, 60.0)
+        reporter.stopping.set()
+        reporter.report(lambda: None)
+        assert caplog.messages[-1].endswith("; points waiting in memory: 1")
+        influxdb.trouble = "gone"
+        reporter.stopping.clear()
+        reporter.start()
+        reporter.stop(monotonic() + 5)
+    assert caplog.messages[-1].endswith("; points lost, as they were in memory only: 2")
 
 
 @pytest.mark.smoke
