@@ -2458,7 +2458,7 @@ class Output(BufferedIOBase):
         self.waiting: SimpleQueue[bytes] = SimpleQueue()
         self.lock = threading.RLock()  # guards `size` and `lost`; a destructor that warns may come back to it
         self.size = 0  # bytes that wait or are being written
-        self.lost = 0  # lines
+        self.lost = self.lost_logged = 0  # lines, and how many of them the log has told of
         self.live_line: Optional[str] = None  # kept below all that is written; None where there never is one
         self.ending = threading.Event()
         self.writer = threading.Thread(target=self.write_what_waits, name=f"output {descriptor}", daemon=True)
@@ -2477,19 +2477,25 @@ class Output(BufferedIOBase):
 
     def write_what_waits(self) -> None:
         """Write all that waits, again and again until the end."""
-        logged = 0
         while not self.ending.is_set() or self.waiting.qsize():
-            batch = [self.waiting.get()]
-            batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
-            text = b"".join(batch)
-            unwritten = self.write_now(self.with_live_line(text))
-            with self.lock:
-                self.size -= len(text)
-                self.lost += unwritten.count(b"\n")
-            if not unwritten and self.lost > logged:
-                logged = self.lost
-                log.warning("Lost of this log by now, not read or not to be written: %s", counted(logged, "line"))
+            with contextlib.suppress(Exception):  # there may be no memory for it
+                self.write_batch()
             self.ending.wait(OUTPUT_REST_SECONDS)
+
+    def write_batch(self) -> None:
+        """Write all that waits now, or wait for something; tell what was lost, if there is room again."""
+        batch = [self.waiting.get()]
+        batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
+        unwritten = batch
+        try:
+            unwritten = [self.write_now(self.with_live_line(b"".join(batch)))]
+        finally:
+            with self.lock:
+                self.size -= sum(map(len, batch))
+                self.lost += sum(part.count(b"\n") for part in unwritten)
+        if not any(unwritten) and self.lost > self.lost_logged:
+            self.lost_logged = self.lost
+            log.warning("Lost of this log by now, not read or not to be written: %s", counted(self.lost, "line"))
 
     def show(self, line: str) -> None:
         """Keep this line below the log; "" leaves room for that of another process."""

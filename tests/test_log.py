@@ -230,6 +230,25 @@ def test_a_write_is_of_whole_lines_and_so_short_that_a_pipe_of_several_workers_k
 
 
 @pytest.mark.smoke
+def test_the_thread_that_writes_goes_on_after_a_bug_or_without_memory_and_what_is_lost_is_counted(caplog):
+    class Failing(Pieces):
+        def write(self, data: bytes) -> int:
+            if b"bad" in data:
+                raise MemoryError
+            return super().write(data)
+
+    output = Output(2)
+    output.file = Failing()
+    output.write(b"bad\nbad\n")
+    wait_until(lambda: output.lost == 2)
+    output.write(b"good\n")
+    output.finish(time.monotonic() + PATIENCE_S)
+    assert output.file == [b"good\n"]
+    assert output.size == 0
+    assert caplog.messages == ["Lost of this log by now, not read or not to be written: 2 lines"]
+
+
+@pytest.mark.smoke
 def test_where_no_thread_can_be_started_the_end_writes_what_was_told(monkeypatch, at_end):
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from daemons import PATIENCE_S, PROGRAM, clean_environment, wait_until
+from daemons import PATIENCE_S, PROGRAM, clean_environment, run_python, wait_until
 from messages import message, refusal, texts
 from needs import linux, process_limit
 from refusals import failure_of
@@ -55,6 +55,17 @@ def test_a_user_with_too_many_processes_is_told_of_that_limit():
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no other user can start this Python")
     assert failing(preexec_fn=limit("RLIMIT_NPROC", 1), **nobody) == NO_THREAD
+
+
+def test_a_start_with_too_little_memory_for_a_thread_ends_with_one_line():
+    script = """
+        import resource, sys, webserver_influx
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 1024**2,) * 2)  # a thread takes 8 MiB for its stack
+        sys.exit(webserver_influx.main(sys.argv[1:]))
+    """
+    assert failure_of(run_python(script, "--port", 0, "--state", ":memory:")) == NO_THREAD
 
 
 @pytest.fixture
