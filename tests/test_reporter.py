@@ -102,6 +102,17 @@ def test_each_interval_has_one_line_that_says_how_many_and_where_they_are(counte
 
 
 @pytest.mark.smoke
+def test_the_first_time_that_influxdb_takes_points_is_one_line_with_how_many_had_waited(outbox, reporter, caplog):
+    caplog.set_level(logging.INFO)
+    outbox.record(time_ns())
+    outbox.record(time_ns())
+    for _ in range(3):
+        a_round(reporter)
+    lines = [message for message in caplog.messages if message.startswith("InfluxDB takes points")]
+    assert lines == ["InfluxDB takes points; 3 points had waited"]
+
+
+@pytest.mark.smoke
 def test_a_quiet_reporter_tells_at_the_end_the_most_of_the_last_interval(outbox, influxdb, caplog):
     caplog.set_level(logging.INFO)
     reporter = Reporter(outbox, influxdb, 60.0, iter((9000.0, 20.0)).__next__, quiet=True)
