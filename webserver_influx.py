@@ -104,6 +104,7 @@ STOP_SECONDS = 7.0  # at shutdown, for all but the log; it stays below the 10 s 
 BACKLOG_SECONDS = 0.5  # at shutdown, for connections that wait to be accepted
 GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; one more for workers to end
 LOCK_SECONDS = 3.0  # at a start, for the workers of a killed program to let go of their cells
+HURRY_SECONDS = 0.02  # at shutdown, between two looks at what may end
 LAST_WORDS_SECONDS = 0.2  # at shutdown, for a client to take its last reply
 INFLUXDB_SECONDS = 5.0  # for InfluxDB to accept a connection, and to send each part of an answer
 EXCHANGE_SECONDS = 10.0  # for all of a request to InfluxDB and its answer, the look-up of its name included
@@ -325,7 +326,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
             check_other_target(method, target)
     section, end, rest = behind.partition(HEAD_END)
     fields = known_sections.get(section) if end else None
-    if not fields:
+    if fields is None:
         if not end:
             refuse_controls(buffer)
             section = section.rpartition(b"\r\n")[0]  # the lines that are complete
@@ -336,7 +337,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
         raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
     if target[:1] != b"/":
         check_other_target(method, target)
-    return (name, target.partition(b"?")[2], fields, rest) if fields else None
+    return None if fields is None else (name, target.partition(b"?")[2], fields, rest)
 
 
 def check_other_target(method: bytes, target: bytes) -> None:
@@ -712,12 +713,12 @@ class SumHandler(BaseHTTPRequestHandler):
     """
 
     server: Any
-    awaits = REQUEST
     log_reply: Any = None  # called with bytes that begin with the request, the status, and how much content was sent
 
     def __init__(self, client_address: tuple[Any, ...], server: Any, counter: Any) -> None:
         """Unlike the base class, touches no socket; counter has increment()."""
         self.client_address, self.server, self.counter = client_address, server, counter
+        self.awaits = REQUEST
 
     def address_string(self) -> str:
         """The client's address, as logs show it: IPv4 as such (RFC 4291 §2.5.5.2), IPv6 without a zone."""
@@ -738,7 +739,7 @@ class SumHandler(BaseHTTPRequestHandler):
             while buffer:
                 method, rest, persistence, complete = None, b"", CLOSE, False
                 try:
-                    while not (head := take_head(buffer)):
+                    while (head := take_head(buffer)) is None:
                         more = yield from self.receive(REQUEST if buffer == b"\r\n" else HEAD, due)
                         if not more:
                             return b""
@@ -764,7 +765,7 @@ class SumHandler(BaseHTTPRequestHandler):
                 if not complete or server.stopping:
                     persistence = CLOSE
                 due.append(f"{starts[status]}{len(text)}{persistence}{'' if method == 'HEAD' else text}")
-                if log_reply:
+                if log_reply is not None:
                     log_reply(buffer, status, 0 if method == "HEAD" else len(text))
                 if persistence is CLOSE:
                     if rest or not complete or server.stopping:  # the client may send on
@@ -2018,19 +2019,24 @@ class Connection:
         except StopIteration as last:
             self.finish(last.value)
             return
-        awaits = self.handler.awaits
+        thread, awaits = self.thread, self.handler.awaits
         if self.unsent:
-            self.thread.answered.append(self)
-            self.awaited, self.since = awaits, self.thread.now
+            thread.answered.append(self)
+            self.awaited, self.since = awaits, thread.now
         elif awaits is not self.awaited:
-            self.awaited, self.since = awaits, self.thread.now
-        if awaits is TURN and not size:
-            self.thread.turns.appendleft(self)  # finish one before the next, because each holds many objects
-        elif awaits is TURN or len(data) == size > 0:
-            self.wait_for(0, self.converse)
-            self.thread.turns.append(self)
+            self.awaited, self.since = awaits, thread.now
+        if awaits is TURN or len(data) == size > 0:
+            self.take_turns(size)
         elif self.event != READ:
             self.wait_for(READ, self.converse)
+
+    def take_turns(self, size: int) -> None:
+        """Wait for a turn, because the last one, of so many bytes, was not enough."""
+        if size:
+            self.wait_for(0, self.converse)
+            self.thread.turns.append(self)
+        else:
+            self.thread.turns.appendleft(self)  # finish one before the next, because each holds many objects
 
     def waits_for_turn(self) -> bool:
         """False if something else has become of it since it began to, such as the end of its time."""
@@ -2040,13 +2046,16 @@ class Connection:
         """Have the last replies of the handler sent, and then end."""
         self.done = True
         self.unsent, self.since = replies, self.thread.now
-        self.thread.answered.append(self)
+        if replies:
+            self.thread.answered.append(self)
+        else:
+            self.end()
 
     def send_replies(self) -> None:
         """Send what the client takes; until that is all, nothing more is received. Raises OSError."""
         unsent = self.unsent
         try:
-            sent = self.send(unsent) if unsent else 0
+            sent = self.send(unsent)
         except BlockingIOError:
             sent = 0
         if sent < len(unsent):
@@ -2151,10 +2160,10 @@ class ServingThread(threading.Thread):
         self.answered: list[Connection] = []  # those whose replies are due
         self.turns: deque[Connection] = deque()  # those that wait for theirs, or have been closed since
         self.now = self.next_second = self.turn_due = monotonic()
+        self.due = self.now  # when next_second or listen_again_at comes, or all open connections shall be looked at
         self.listening = server.socket.fileno()
         self.actions[self.listening] = self.accept
         self.listen_again_at = self.now  # infinity while it listens
-        self.longest_wait = 0.0
         self.accepted = 0  # connections, in this second
         self.other, self.chances = (-1, 0), CHANCES  # to whom it gave way, the load of that, and how often it will
         self.overloaded_at = -inf  # when the system last refused to let it accept
@@ -2177,10 +2186,10 @@ class ServingThread(threading.Thread):
 
     def serve(self) -> None:
         """Wait until a connection is ready, or something else is due, and do all that is."""
-        wait = min(self.longest_wait, self.next_second - monotonic())
+        wait = self.due - self.now
         if self.turns:  # even an idle moment of the others lasts until their next requests have come
             wait = min(wait, QUIET_SECONDS) if self.turn_due - monotonic() > QUIET_SECONDS else 0.0
-        ready = self.poll.poll(max(0.0, wait))
+        ready = self.poll.poll(wait if wait > 0 else 0)  # negative: for ever
         self.now = now = monotonic()
         actions = self.actions
         for descriptor, _ in ready:
@@ -2191,10 +2200,8 @@ class ServingThread(threading.Thread):
         self.send_answers()
         if self.turns and (not ready or now >= self.turn_due):
             self.give_turn(self.turns.popleft())
-        if now >= self.listen_again_at:
-            self.listen()
-        if now >= self.next_second:
-            self.each_second()
+        if now >= self.due:
+            self.do_what_is_due()
 
     def increment(self) -> None:
         """Count one request, on behalf of a handler; it is in the cell before its reply is sent."""
@@ -2241,6 +2248,14 @@ class ServingThread(threading.Thread):
         finally:
             if connection:
                 connection.close()
+
+    def do_what_is_due(self) -> None:
+        """Do what an earlier round has put off until now."""
+        if self.now >= self.listen_again_at:
+            self.listen()
+        if self.now >= self.next_second:
+            self.each_second()
+        self.due = min(self.next_second, self.listen_again_at)
 
     def each_second(self) -> None:
         """Renew the date, restart the count of accepted connections, end the overdue ones."""
@@ -2300,13 +2315,14 @@ class ServingThread(threading.Thread):
     def listen(self) -> None:
         """Have accept() called when connections come."""
         self.poll.register(self.listening, READ)
-        self.listen_again_at, self.longest_wait = inf, 1.0
+        self.listen_again_at = inf
 
     def pause_accepting(self, seconds: float) -> None:
         """Let connections wait in the backlog, or be accepted by others, for some time."""
         if self.listen_again_at == inf:
             self.poll.unregister(self.listening)
-        self.listen_again_at, self.longest_wait = self.now + seconds, seconds
+        self.listen_again_at = self.now + seconds
+        self.due = min(self.due, self.listen_again_at)
 
     def forget(self, connection: Connection) -> None:
         descriptor = connection.sock.fileno()
@@ -2329,11 +2345,11 @@ class ServingThread(threading.Thread):
         self.pause_accepting(inf)
         self.poll.unregister(self.alarmed.fileno())
         self.drained.set()
-        self.longest_wait = 0.02
         while self.connections and self.now < grace_end + LAST_WORDS_SECONDS:
             for connection in list(self.connections.values()):
                 self.attempt(connection, connection.hurry)
             self.send_answers()
+            self.due = min(self.due, self.now + HURRY_SECONDS)
             self.serve()
         for connection in list(self.connections.values()):
             connection.close()
