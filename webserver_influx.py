@@ -215,7 +215,7 @@ ABSOLUTE_FORM = rf"[A-Za-z][A-Za-z0-9+\-.]*://(?=[^/?:]){AUTHORITY}(?:[/?].*)?"
 OTHER_TARGET = rf"(?!CONNECT ).+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT (?=[^:]){HOST}:[0-9]+"
 
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
-VERSION = r"HTTP/([0-9])\.([0-9])"
+VERSION = r"HTTP/[0-9]\.[0-9]"
 
 # RFC 9112 §7.1     chunk-size [ chunk-ext ] CRLF, chunk-ext = *( BWS ";" BWS token [ BWS "=" BWS value ] )
 #                   and before it the CRLF behind the data of the chunk before
@@ -228,7 +228,7 @@ def matcher(grammar: str) -> Callable[[bytes], Optional[re.Match[bytes]]]:
 
 
 is_method, is_field_line, is_host, is_decimal = map(matcher, (TOKEN, FIELD_LINE, AUTHORITY, "[0-9]+"))
-is_other_target, match_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
+is_other_target, is_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
 is_trailer_line = matcher(FIELD_LINE + "\r\n")
 match_chunk_start = re.compile(CHUNK_START.encode()).match  # in its place: a copy of each would be slow
 
@@ -257,6 +257,7 @@ CLOSE = "\r\nConnection: close\r\n\r\n"
 
 CHUNKED = -1  # as a body's length: unknown before its last chunk
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST")}
+VERSIONS = frozenset(b"HTTP/1.%d" % minor for minor in range(10))  # 1.2 and later are read as 1.1 (RFC 9110 §2.5)
 METHOD_REGISTRY = """
 * ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR
 MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH
@@ -295,9 +296,22 @@ class Cache(dict[bytes, Any]):
             self[key] = value
 
 
+class ReadThroughCache(Cache):
+    """Finds out by itself what it is asked for and does not hold."""
+
+    __slots__ = ("read",)
+
+    def __init__(self, read: Callable[[bytes], Any]) -> None:
+        super().__init__()
+        self.read = read
+
+    def __missing__(self, key: bytes) -> Any:
+        value = self.read(key)
+        self.keep(key, value)
+        return value
+
+
 known_sections = Cache()  # all between the request-target and the end of the head -> Fields
-known_lines = Cache()  # a field line -> itself if its name is of FIELDS_READ, else b""
-known_meanings = Cache()  # the version and the lines that matter -> Fields
 
 
 def take_head(buffer: bytes) -> Optional[Head]:
@@ -373,38 +387,37 @@ def refuse_controls(buffer: bytes) -> None:
 
 def read_section(section: bytes, *, whole: bool) -> Optional[Fields]:
     """Check the lines behind the request-target (RFC 9112 §2.3, §5); what they mean, or None if these are not all."""
-    version, *lines = section.split(b"\r\n")
-    match = match_version(version)
-    if not match:
-        raise RequestError(400, 'The request line is not "method request-target HTTP/1.1", single spaces between.')
-    if match[1] != b"1":
-        raise RequestError(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+    lines = section.split(b"\r\n")
+    version = lines.pop(0)
+    if version not in VERSIONS:
+        refuse_version(version)
     if len(lines) > FIELD_LINES:
         raise RequestError(431, f"The head has more than {FIELD_LINES} field lines.")
-    relevant = list(map(known_lines.get, lines))
-    is_new, index = None in relevant, -1
-    while None in relevant:
-        index = relevant.index(None, index + 1)
-        relevant[index] = read_line(lines[index])
+    known = len(known_lines)
+    relevant_section = version + b"".join(map(known_lines.__getitem__, lines))
     if not whole:
         return None
-    relevant_section = b"\n".join([version, *filter(None, relevant)])
-    fields = known_meanings.get(relevant_section)
-    if not fields:
-        fields = interpret_fields(relevant_section)
-        known_meanings.keep(relevant_section, fields)
-    if not is_new:  # a line that changes each time would push out sections that come again
+    fields: Fields = known_meanings[relevant_section]
+    if len(known_lines) == known:  # a line that changes each time would push out sections that come again
         known_sections.keep(section, fields)
     return fields
 
 
+def refuse_version(version: bytes) -> NoReturn:
+    """Refuse what is not of VERSIONS."""
+    if is_version(version):
+        raise RequestError(505, "This server speaks HTTP/1.1 and HTTP/1.0.")
+    raise RequestError(400, 'The request line is not "method request-target HTTP/1.1", single spaces between.')
+
+
 def read_line(line: bytes) -> bytes:
-    """Check a field line; return it if its name is of FIELDS_READ, else b""."""
+    """Check a field line; return it, behind a line feed, if its name is of FIELDS_READ, else b""."""
     if not is_field_line(line):
         raise RequestError(400, 'A field line is not "name: value".')
-    relevant = line if line.partition(b":")[0].lower() in FIELDS_READ else b""
-    known_lines.keep(line, relevant)
-    return relevant
+    return b"\n" + line if line.partition(b":")[0].lower() in FIELDS_READ else b""
+
+
+known_lines = ReadThroughCache(read_line)
 
 
 def interpret_fields(relevant_section: bytes) -> Fields:
@@ -430,6 +443,9 @@ def interpret_fields(relevant_section: bytes) -> Fields:
     codings = b", ".join(list_members(values.get(b"content-encoding", b"")))
     data_type = (media_type[1] if media_type else b"", b"" if codings == IDENTITY else codings)
     return persistence, length, expectation, data_type
+
+
+known_meanings = ReadThroughCache(interpret_fields)  # the version and the lines that matter -> Fields
 
 
 def list_members(value: bytes) -> list[bytes]:
