@@ -2685,7 +2685,6 @@ def catch_signals() -> socket.socket:
     for signum in STOP_SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as SIGINT in background jobs of a shell, SIGHUP by nohup
             signal.signal(signum, ask)
-    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
     return readable
 
 
@@ -2698,6 +2697,7 @@ def stop_signals_blocked() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
     try:
         resource_tracker.ensure_running()  # a process, which is to outlive these signals; its start unblocks some
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

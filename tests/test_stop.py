@@ -22,6 +22,24 @@ from webserver_influx import BODY, HEAD, REPEAT_SECONDS
 
 
 @posix
+def test_a_signal_that_comes_as_soon_as_it_is_caught_is_not_lost():
+    told = run_python("""
+        import os, signal, webserver_influx
+
+        def install(signum, handler, install=signal.signal):
+            install(signum, handler)
+            if signum == signal.SIGTERM:
+                os.kill(os.getpid(), signum)
+
+        signal.signal = install
+        stop_asked = webserver_influx.catch_signals()
+        stop_asked.settimeout(1)
+        assert stop_asked.recv(1)[0] == signal.SIGTERM
+    """)
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+@posix
 @pytest.mark.parametrize("moment", ["before it serves", "in a callback of the interpreter"])
 def test_sigterm_at_an_odd_moment_ends_the_program_in_good_order(tmp_path, moment):
     """An exception that a signal handler raises in a callback, such as that of a weak reference, is lost."""
