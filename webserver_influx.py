@@ -2176,7 +2176,6 @@ class ServingThread(threading.Thread):
         self.answered: list[Connection] = []  # those whose replies are due
         self.turns: deque[Connection] = deque()  # those that wait for theirs, or have been closed since
         self.now = self.next_second = self.turn_due = monotonic()
-        self.due = self.now  # when next_second or listen_again_at comes, or all open connections shall be looked at
         self.listening = server.socket.fileno()
         self.actions[self.listening] = self.accept
         self.listen_again_at = self.now  # infinity while it listens
@@ -2185,18 +2184,14 @@ class ServingThread(threading.Thread):
         self.overloaded_at = -inf  # when the system last refused to let it accept
         self.drained = threading.Event()  # the backlog at the end is accepted
         self.alarm, self.alarmed = socket.socketpair()  # wakes poll()
-        self.actions[self.alarmed.fileno()] = lambda: None  # run() then finds out why
+        self.due = self.now  # the earlier of next_second and listen_again_at; while stopping, the next look at all
+        self.actions[self.alarmed.fileno()] = partial(self.alarmed.recv, 1)  # run() then finds out why
         self.poll.register(self.alarmed.fileno(), READ)
 
     def run(self) -> None:
         self.tell_load()
         while not self.server.stopping:
-            try:
-                self.serve()
-            except Exception:
-                with contextlib.suppress(Exception):  # there may be no memory to log it
-                    log.exception("A bug in this server, which goes on")
-                sleep(PAUSE_SECONDS)
+            self.go_on()
         self.wind_down()
         self.poll.close()
 
@@ -2205,6 +2200,15 @@ class ServingThread(threading.Thread):
         wait = self.due - self.now
         if self.turns:  # even an idle moment of the others lasts until their next requests have come
             wait = min(wait, QUIET_SECONDS) if self.turn_due - monotonic() > QUIET_SECONDS else 0.0
+    def go_on(self) -> None:
+        """serve(); whatever it raises does not end the thread."""
+        try:
+            self.serve()
+        except Exception:
+            with contextlib.suppress(Exception):  # there may be no memory to log it
+                log.exception("A bug in this server, which goes on")
+            sleep(PAUSE_SECONDS)
+
         ready = self.poll.poll(wait if wait > 0 else 0)  # negative: for ever
         self.now = now = monotonic()
         actions = self.actions
@@ -2266,9 +2270,7 @@ class ServingThread(threading.Thread):
                 connection.close()
 
     def do_what_is_due(self) -> None:
-        """Do what an earlier round has put off until now."""
-        if self.now >= self.listen_again_at:
-            self.listen()
+        """Do the work of each second, and listen again, if it is time for that; set the next deadline."""
         if self.now >= self.next_second:
             self.each_second()
         self.due = min(self.next_second, self.listen_again_at)
@@ -2276,6 +2278,8 @@ class ServingThread(threading.Thread):
     def each_second(self) -> None:
         """Renew the date, restart the count of accepted connections, end the overdue ones."""
         self.next_second = self.now + 1 - time() % 1
+        if self.now >= self.listen_again_at:
+            self.listen()
         self.server.renew_date()
         self.accepted = 0
         self.tell_load()
@@ -2303,10 +2307,7 @@ class ServingThread(threading.Thread):
             except ConnectionError:  # the client has gone
                 continue
             except OSError as error:
-                self.pause_accepting(PAUSE_SECONDS)
-                if self.now - self.overloaded_at > 1:
-                    log.warning("No connection can be accepted now (%s); new ones wait in the listen backlog", error)
-                self.overloaded_at = self.now
+                self.wait_for_room(error)
                 return False
             self.connections[sock.fileno()] = connection
             self.accepted += 1
@@ -2329,9 +2330,20 @@ class ServingThread(threading.Thread):
         return self.chances > 0
 
     def listen(self) -> None:
-        """Have accept() called when connections come."""
-        self.poll.register(self.listening, READ)
-        self.listen_again_at = inf
+        """Have accept() called when connections come; if the system cannot tell when that is, try again soon."""
+        try:
+            self.poll.register(self.listening, READ)
+        except OSError as error:
+            self.wait_for_room(error)
+        else:
+            self.listen_again_at = inf
+
+    def wait_for_room(self, error: OSError) -> None:
+        """Accept nothing for a moment, because the system does not let it; log that once while it lasts."""
+        self.pause_accepting(PAUSE_SECONDS)
+        if self.now - self.overloaded_at > 1:
+            log.warning("No connection can be accepted now (%s); new ones wait in the listen backlog", error)
+        self.overloaded_at = self.now
 
     def pause_accepting(self, seconds: float) -> None:
         """Let connections wait in the backlog, or be accepted by others, for some time."""
@@ -2359,14 +2371,13 @@ class ServingThread(threading.Thread):
         while self.accept() and monotonic() < begin + BACKLOG_SECONDS:
             pass
         self.pause_accepting(inf)
-        self.poll.unregister(self.alarmed.fileno())
         self.drained.set()
-        while self.connections and self.now < grace_end + LAST_WORDS_SECONDS:
+        while self.connections and monotonic() < grace_end + LAST_WORDS_SECONDS:
             for connection in list(self.connections.values()):
                 self.attempt(connection, connection.hurry)
             self.send_answers()
             self.due = min(self.due, self.now + HURRY_SECONDS)
-            self.serve()
+            self.go_on()
         for connection in list(self.connections.values()):
             connection.close()
 

@@ -19,7 +19,7 @@ from messages import CHUNKED_POST, JSON_TYPE, exchange, is_readable, message, po
 from needs import ipv6
 
 import webserver_influx
-from webserver_influx import BODY, REQUEST, TURN, TURN_BYTES, SelectorPoll, SumHandler, listen
+from webserver_influx import BODY, REQUEST, TURN, TURN_BYTES, SelectorPoll, SumHandler, SumServer, listen
 
 
 def trickle(connection: socket.socket, byte: bytes) -> None:
@@ -208,22 +208,28 @@ def test_a_bug_outside_the_requests_closes_one_connection_and_the_server_goes_on
     assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
 
 
-def test_a_connection_that_the_system_does_not_watch_is_closed_and_the_server_goes_on(monkeypatch):
-    """Linux limits how many descriptors a user's epolls watch; here, the third: those before are the server's own."""
+def poll_that_refuses(refused: range) -> type[SelectorPoll]:
+    """Linux limits how many descriptors a user's epolls watch; here, it is these that are refused, by their number."""
 
     class FullPoll(SelectorPoll):
         def __init__(self) -> None:
             super().__init__()
-            register, numbers = self.register, itertools.count(1)
+            register, numbers = self.register, itertools.count()
 
             def limited(descriptor: int, event: int) -> None:
-                if next(numbers) == 3:
+                if next(numbers) in refused:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 register(descriptor, event)
 
             self.register = limited
 
-    monkeypatch.setattr(webserver_influx, "Poll", FullPoll)
+    return FullPoll
+
+
+def test_a_connection_that_the_system_does_not_watch_is_closed_and_the_server_goes_on(monkeypatch):
+    monkeypatch.setattr(
+        webserver_influx, "Poll", poll_that_refuses(range(2, 3))
+    )  # the alarm and the listener come first
     monkeypatch.setattr(webserver_influx, "WRITE", selectors.EVENT_WRITE)
     listener = listen("127.0.0.1", 0)
     with socket.create_connection(listener.getsockname(), PATIENCE_S) as client:
@@ -231,6 +237,18 @@ def test_a_connection_that_the_system_does_not_watch_is_closed_and_the_server_go
         with contextlib.closing(Local(listener)) as web:
             assert receive(client) == b""
             assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
+
+
+def test_a_listening_socket_that_the_system_does_not_watch_is_tried_again_while_time_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr(webserver_influx, "Poll", poll_that_refuses(range(1, 15)))
+    monkeypatch.setattr(webserver_influx, "WRITE", selectors.EVENT_WRITE)
+    dates: list[int] = []
+    monkeypatch.setattr(SumServer, "renew_date", lambda server: dates.append(1))
+    with contextlib.closing(Local(listen("127.0.0.1", 0))) as web:
+        wait_until(lambda: len(dates) > 1)
+        assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
+    (line,) = caplog.messages
+    assert line.startswith("No connection can be accepted now ([Errno 28] No space left on device)")
 
 
 def test_a_bug_between_the_connections_is_logged_and_the_server_goes_on(local, monkeypatch, caplog):
@@ -374,6 +392,46 @@ def test_the_time_in_which_a_body_waits_for_its_turn_is_not_the_clients(local, l
         assert statuses(receive(waiting)) == [405]
         assert texts(receive(busy, until=b"Sum: 1.0")) == ["Sum: 1.0"]
     assert not caplog.messages
+
+
+def test_a_server_that_stops_has_something_to_watch_until_its_end(local, long_work, monkeypatch, caplog):
+    """select() on Windows takes no empty list."""
+
+    class WindowsPoll(SelectorPoll):
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            if not self.selector.get_map():
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return super().poll(timeout)
+
+    monkeypatch.setattr(webserver_influx, "Poll", WindowsPoll)
+    monkeypatch.setattr(webserver_influx, "WRITE", selectors.EVENT_WRITE)
+    web = local()
+    with web.connect() as client:
+        client.sendall(post(b'{"a": 1}'.ljust(10_000)))
+        wait_until(lambda: TURN in web.awaited())
+        stopping = threading.Thread(target=web.server.stop)
+        stopping.start()
+        wait_until(lambda: web.server.socket.fileno() < 0)
+        long_work.set()
+        assert texts(receive(client)) == ["Sum: 1.0"]
+        stopping.join()
+    assert not caplog.messages
+
+
+def test_a_bug_while_the_server_stops_costs_no_request_its_reply(local, monkeypatch, caplog):
+    web = local()
+    (thread,) = web.server.threads
+    with web.connect() as client:
+        client.sendall(post(b'{"a": 1}')[:-1])
+        wait_until(lambda: web.awaited() == [BODY])
+        monkeypatch.setattr(thread, "each_second", lambda: 1 / 0)
+        thread.next_second = 0.0
+        stopping = threading.Thread(target=web.server.stop)
+        stopping.start()
+        wait_until(lambda: "ZeroDivisionError" in caplog.text and web.server.socket.fileno() < 0)
+        client.sendall(b"}")
+        assert texts(receive(client)) == ["Sum: 1.0"]
+        stopping.join()
 
 
 def test_a_server_that_stops_while_bodies_wait_for_their_turns_logs_no_bug(local, long_work, caplog):
