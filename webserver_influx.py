@@ -2774,9 +2774,8 @@ class Workers:
         self.listener, self.counter, self.options = listener, counter, options
         self.program = getattr(sys.modules["__main__"], "__file__", None)
         self.source = self.read_program()
-        self.threads = serving_threads(options.workers)
-        self.loads = counter.loads(options.workers * self.threads)
-        self.connections = counter.beside(2, options.workers * self.threads)
+        self.loads = counter.loads(options.workers * options.threads)
+        self.connections = counter.beside(2, options.workers * options.threads)
         self.server = SumServer(listener, counter.cells, handler_for(options), self.loads)
         self.others = [Worker(number) for number in range(2, options.workers + 1)]
         self.stop_asked, self.stopping = self.context.Pipe(duplex=False)  # the end of this pipe is the order
@@ -2830,8 +2829,8 @@ class Workers:
 
     def mark_dead(self, worker: Worker) -> None:
         """Let nobody leave connections to a worker that does not serve, or not yet; it has none open."""
-        for thread in range(self.threads):
-            cell = (worker.number - 1) * self.threads + thread
+        first = (worker.number - 1) * self.options.threads
+        for cell in range(first, first + self.options.threads):
             self.loads[cell], self.connections[cell] = self.DEAD, 0
 
     def replace_dead(self) -> None:
@@ -2877,7 +2876,6 @@ class Workers:
 
     def replace(self, worker: Worker) -> None:
         """Start a process in place of one that died."""
-        worker.schedule()  # first, whatever comes of it
         try:
             self.spawn(worker)
         except (StartError, OSError, MemoryError) as error:
@@ -2887,6 +2885,9 @@ class Workers:
         """Log that no other takes a worker's place; once, until one does."""
         if not worker.fails:
             log.warning("Worker %d cannot be started (%s); it is tried again and again", worker.number, reason)
+        finally:
+            if worker.start_at < inf:  # none was started, whatever the reason
+                worker.schedule()
         worker.fails = True
 
     def stop(self) -> None:
@@ -2925,14 +2926,13 @@ def work(
     if has_live_line(options):
         show_live_line("")  # the program shows one, and lines of this process shall not tear it
     prepare_process()
-    threads = serving_threads(options.workers)
-    first = (number - 1) * threads
+    first = (number - 1) * options.threads
     why_not = ""
     try:
-        counter = Counter(path, *range(first + 1, first + 1 + threads))
+        counter = Counter(path, *range(first + 1, first + 1 + options.threads))
         if not os.path.samestat(os.fstat(counter.file), opened):
             raise StartError(f"{path} is not the file in which this server counts")
-        loads = counter.loads(options.workers * threads)
+        loads = counter.loads(options.workers * options.threads)
         server = SumServer(listener, counter.cells, handler_for(options), loads, first)
         server.start()
     except (StartError, OSError, MemoryError) as error:
@@ -3074,7 +3074,7 @@ class Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self.counter, self.status = counter, status
         self.meter = Meter()
-        self.processes = options.workers * serving_threads(options.workers)
+        self.processes = options.workers * options.threads
         self.is_live = has_live_line(options)
         self.stopping = threading.Event()
         self.seen = self.figures()
@@ -3330,6 +3330,7 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
         if key in options.tags:
             parser.error(f"{tag_source}: the key {key!r} is given twice")
         options.tags[key] = value
+    options.threads = serving_threads(options.workers)  # of each process; it decides whose a cell is, and stays
     return options
 
 
@@ -3395,7 +3396,7 @@ def open_files(
             count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
     try:
         outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
-        cells = range(1, 1 + serving_threads(options.workers))
+        cells = range(1, 1 + options.threads)
         counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, make=outbox.is_new)))
         if_refused.callback(counter.discard)
         if_refused.callback(outbox.discard)
@@ -3420,7 +3421,7 @@ def announce(listener: socket.socket, options: argparse.Namespace, state: str) -
     if host in ("::", "0.0.0.0"):
         where, others = "localhost", " and all other addresses" if host == "::" else " and all other addresses of IPv4"
     cpus = cpu_count()
-    more = "; --workers auto uses all" if options.workers * serving_threads(options.workers) < cpus else ""
+    more = "; --workers auto uses all" if options.workers * options.threads < cpus else ""
     print(
         f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
         f"Every {options.interval:g} s statistics go to {options.destination}; until then they are in {state}.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -161,6 +162,37 @@ def test_the_pauses_between_two_tries_grow_up_to_a_minute(monkeypatch):
     assert pause() == 60
     now = 60.0
     assert pause() == 1
+
+
+def test_a_worker_that_starts_and_dies_at_once_is_replaced_after_pauses_that_double(monkeypatch, open_counter):
+    def spawn(worker: Worker) -> None:
+        worker.start_at = math.inf
+
+    workers = Workers(listen("127.0.0.1", 0), open_counter(), parse_arguments(["--workers", "2"]))
+    monkeypatch.setattr(workers, "spawn", spawn)
+    monkeypatch.setattr(webserver_influx, "monotonic", lambda: 0.0)
+    (worker,) = workers.others
+    pauses = []
+    for _ in range(4):
+        worker.schedule()  # it has died
+        pauses.append(worker.start_at)
+        workers.replace(worker)
+    assert pauses == [1, 2, 4, 8]
+    monkeypatch.undo()
+    workers.stop()
+
+
+def test_the_threads_of_a_process_stay_as_many_as_they_were_when_the_program_began(monkeypatch, open_counter):
+    """For they decide whose a cell is; the CPUs of a container may change."""
+    monkeypatch.setattr(sys, "abiflags", "t", raising=False)
+    monkeypatch.setattr(webserver_influx, "cpu_count", lambda: 8)
+    options = parse_arguments(["--workers", "2"])
+    assert options.threads == 4
+    monkeypatch.setattr(webserver_influx, "cpu_count", lambda: 2)
+    workers = Workers(listen("127.0.0.1", 0), open_counter(), options)
+    workers.mark_dead(workers.others[0])
+    assert list(workers.loads) == [0] * 4 + [Workers.DEAD] * 4
+    workers.stop()
 
 
 def test_the_next_round_comes_though_there_is_no_memory_to_log_what_one_raised(monkeypatch, open_counter):
