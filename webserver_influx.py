@@ -990,7 +990,7 @@ class Counter:
             yield f"{self.path} was overwritten while this server counts in it; what it says is not the count"
         if self.overwrites is False:
             yield f"{self.path} is copied on write; if its btrfs is full, the server dies (README, Limitations)"
-        if self.overwrites is not None and free_bytes(self.path) < LOW_BYTES:
+        if self.overwrites is not None and shutil.disk_usage(self.file).free < LOW_BYTES:
             low = LOW_BYTES // 1024**2
             yield f"Less than {low} MiB are free for {self.path}; a full btrfs may end the server (README, Limitations)"
 
@@ -1017,7 +1017,8 @@ class Counter:
     def close(self) -> None:
         self.made = self.made and not self.total()
         self.words.release()
-        self.map.close()
+        with contextlib.suppress(BufferError):  # a start that failed left a view of it
+            self.map.close()
         if self.file >= 0:
             os.close(self.file)
 
@@ -1064,11 +1065,6 @@ def overwrite_in_place(file: int) -> Optional[bool]:
     except OSError:  # other file systems refuse this flag
         return None
     return bool(int.from_bytes(flags, sys.byteorder) & no_copy)
-
-
-def free_bytes(path: str) -> int:
-    """Those that this user may still write beside a file."""
-    return shutil.disk_usage(folder_of(path)).free
 
 
 def folder_of(path: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -36,6 +38,28 @@ def test_the_counter_file_is_laid_out_as_its_docstring_says(tmp_path, counter):
 @pytest.mark.smoke
 def test_each_counter_file_has_an_identity_of_its_own(tmp_path, open_counter):
     assert open_counter(tmp_path / "a").identity != open_counter(tmp_path / "b").identity
+
+
+@pytest.mark.smoke
+def test_a_counter_that_is_still_looked_into_closes_its_file(tmp_path):
+    """A start that fails half-way leaves such a view."""
+    counter = Counter(str(tmp_path / "count"), 0, 1, make=True)
+    loads = counter.loads(1)
+    counter.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(counter.file)
+    loads.release()
+
+
+@pytest.mark.smoke
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no open file")
+def test_on_btrfs_too_it_is_told_that_the_folder_of_a_counter_was_removed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with contextlib.closing(Counter(str(tmp_path / "folder" / "count"), 0, 1, make=True)) as counter:
+        counter.overwrites = True  # as there
+        shutil.rmtree(tmp_path / "folder")
+        (concern,) = counter.concerns()
+    assert "count was removed, moved or replaced" in concern
 
 
 @pytest.mark.smoke
