@@ -13,7 +13,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from messages import CHUNKED_POST, message, parsed, post
 
-from webserver_influx import BODY, HEAD, LIGHT_BYTES, LINGER, REQUEST, TURN, RequestError, SumHandler, reply_starts
+import webserver_influx
+from webserver_influx import (
+    BODY,
+    HEAD,
+    HEAD_BYTES,
+    LIGHT_BYTES,
+    LIGHT_QUERY_BYTES,
+    LINGER,
+    REQUEST,
+    TURN,
+    RequestError,
+    SumHandler,
+    reply_starts,
+    take_head,
+)
 
 pytestmark = pytest.mark.smoke
 
@@ -73,6 +87,8 @@ CONVERSATIONS = {
     "HEAD": (message("HEAD /?a=3"), [200], True),
     "POST": (post(b'{"a": 3}'), [200], True),
     "a POST that takes turns": (LARGE, [200], True),
+    "a GET that takes a turn": (message(f"GET /?a=3&b={'x' * 2 * LIGHT_QUERY_BYTES}"), [200], True),
+    "a HEAD that takes a turn": (message(f"HEAD /?a=3&b={'x' * 2 * LIGHT_QUERY_BYTES}"), [200], True),
     "a POST of chunks": (CHUNKED_POST + chunk(b'{"a"', b";b=c") + chunk(b": 3}") + LAST_CHUNK, [200], True),
     "a POST with trailers": (CHUNKED_POST + chunk(b"{}") + b"0\r\nA: b\r\n\r\n", [200], True),
     "a POST of no JSON": (post(b"{"), [400], True),
@@ -216,6 +232,29 @@ def test_a_large_body_waits_for_its_turns_with_nothing_due():
         replies = connection.send(b"")
     assert turns > 3
     assert [answer.text for answer in parsed(replies)] == ["Sum: 3.0"]
+
+
+def test_a_long_query_waits_for_its_turn_with_nothing_due():
+    client = Client()
+    query = f"a=3&b={'x' * LIGHT_QUERY_BYTES}"
+    assert client.connection.send(message(f"GET /?{query}")) == b""
+    assert client.handler.awaits == TURN
+    (answer,) = parsed(client.connection.send(b""))
+    assert answer.text == "Sum: 3.0"
+    assert client.handler.awaits == REQUEST
+
+
+def test_a_head_that_comes_byte_by_byte_is_not_looked_at_for_each(monkeypatch):
+    def look(buffer):
+        looks.append(buffer)
+        return take_head(buffer)
+
+    looks: list[bytes] = []
+    monkeypatch.setattr(webserver_influx, "take_head", look)
+    head = message("GET /", f"Padding: {'x' * (HEAD_BYTES - 100)}")
+    (answer,) = parsed(talk(bytewise(head)).received)
+    assert answer.status == 200
+    assert len(looks) < 2 * HEAD_BYTES / LIGHT_BYTES
 
 
 @pytest.mark.parametrize("start", [b"GET", post(b"{}")[:-1], CHUNKED_POST + b"5\r\n"])
