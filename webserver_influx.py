@@ -48,7 +48,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, BytesIO, TextIOWrapper
 from itertools import accumulate
 from math import ceil, frexp, fsum, inf, isfinite, nan
-from operator import add, sub
+from operator import add, methodcaller, sub
 from queue import SimpleQueue
 from time import localtime, monotonic, process_time, sleep, strftime, time, time_ns
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
@@ -63,7 +63,7 @@ log = logging.getLogger("webserver_influx")
 PORT = 8008
 INTERVAL_SECONDS = 60.0
 STATE_FILE = "math_server.db"
-VARIABLE = "WEBSERVER_INFLUX_"  # and the name of an option, in the environment; but for --influx
+VARIABLE = "WEBSERVER_INFLUX_"  # begins each environment variable, the name of its option follows; but for --influx
 DSN_VARIABLE = f"{VARIABLE}DSN"
 DATABASE = USER = "math_server"
 PASSWORD = "math_server1"
@@ -73,10 +73,10 @@ HEAD_BYTES = 64 * 1024  # request line and field section; eight times what Apach
 FIELD_LINES = 100  # as Apache, and Python's http.client
 BODY_BYTES = 1024 * 1024  # nginx's client_max_body_size
 CHUNK_LINE_BYTES = 1024  # of a chunk's line (6 digits are enough, the rest is for extensions) or a trailer
-CHUNK_GRANT_BYTES = 16  # what is around a chunk's data may take these and twice their length, as in Go's net/http;
-CHUNK_EXCESS_BYTES = 16 * 1024  # all that is around the data of a body may take so much more
+CHUNK_GRANT_BYTES = 16  # what surrounds a chunk's data may be as long as this and twice the data, as in Go's net/http;
+CHUNK_EXCESS_BYTES = 16 * 1024  # what is longer may add up to this in a body
 JSON_NESTING = 100  # arrays and objects; a tenth of the depth to which Python's json goes
-REMEMBERED = 512  # sections, lines and meanings of fields, of REMEMBERED_BYTES each: 6 MiB at worst
+REMEMBERED = 512  # sections, lines and meanings of fields, of REMEMBERED_BYTES each: with their values 12 MiB at worst
 REMEMBERED_BYTES = 4 * 1024  # as long as a cookie may be
 
 IDLE_SECONDS = 75.0  # between two requests; nginx's keepalive_timeout
@@ -122,7 +122,7 @@ WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
 RESPAWN_LONGEST_SECONDS = 60.0  # so long, which is also the longest pause
 
-LOOK_SECONDS = 0.1  # from the begin of a second, when all threads tell their CPU time, to the look at what was taken
+LOOK_SECONDS = 0.1  # from the start of a second, when all threads publish their CPU time, to the look at it
 SPARKS = 200  # seconds in the live line's curve, at most
 BLOCKS = "▁▂▃▄▅▆▇█"
 SHORT_SECONDS = 0.5  # less, as at the end, is no second to tell a rate of
@@ -156,7 +156,7 @@ LIMITS = {errno.EMFILE: "ulimit -n", errno.EAGAIN: "a limit of processes: ulimit
 def reason_of(error: Exception) -> str:
     """What an error says, without its number and the file, and which limit it met."""
     reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
-    limit = LIMITS.get(getattr(error, "errno", None) or 0)
+    limit = LIMITS.get(getattr(error, "errno", 0))
     return f"{reason} ({limit})" if limit else reason
 
 
@@ -231,13 +231,13 @@ def matcher(grammar: str) -> Callable[[bytes], Optional[re.Match[bytes]]]:
 is_method, is_field_line, is_host, is_decimal = map(matcher, (TOKEN, FIELD_LINE, AUTHORITY, "[0-9]+"))
 is_other_target, is_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
 is_trailer_line = matcher(FIELD_LINE + "\r\n")
-match_chunk_start = re.compile(CHUNK_START.encode()).match  # in its place: a copy of each would be slow
+match_chunk_start = re.compile(CHUNK_START.encode()).match  # where it stands: to copy each chunk out would be slow
 
 HEAD_END = b"\r\n\r\n"
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (RFC 9110 §5.5)
 # Browsers send visible characters that RFC 3986 would encode, but never a fragment. All others become blanks.
 VISIBLE = bytes(byte if 0x21 <= byte <= 0x7E and byte != ord("#") else 0x20 for byte in range(256))
-PERCENT, PLUS = b"%+"  # numbers, which `in` finds in bytes ten times as fast as bytes: 0.3 of the 7 µs of a GET
+PERCENT, PLUS = b"%+"  # as integers, which `in` finds ten times as fast as bytes: this saves 0.3 of a GET's 7 µs
 
 
 # ------------------------------------------------------------------------------------------------- Head
@@ -259,13 +259,6 @@ CLOSE = "\r\nConnection: close\r\n\r\n"
 CHUNKED = -1  # as a body's length: unknown before its last chunk
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST")}
 VERSIONS = frozenset(b"HTTP/1.%d" % minor for minor in range(10))  # 1.2 and later are read as 1.1 (RFC 9110 §2.5)
-METHOD_REGISTRY = """
-* ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR
-MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH
-TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
-"""  # IANA's (RFC 9110 §18.2), up to RFC 10008
-REGISTERED_METHODS = frozenset(METHOD_REGISTRY.split())
-CONTINUE = b"100-continue"
 IDENTITY = b"identity"
 FIELDS_READ = {
     *(b"host", b"connection", b"expect"),
@@ -652,7 +645,7 @@ def sum_text(values: list[Any]) -> str:
 def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
     """The answer for a large JSON object; yields between steps of some milliseconds.
 
-    The longest, some 30 ms for a mebibyte, are to decode it, which Python's json does in one go, and to free that.
+    The longest, some 30 ms for a mebibyte, decode it, which Python's json does in one go, and free the result.
     """
     value: Any = body
     for step in (json_text, check_nesting, json_object, numeric_values):
@@ -718,6 +711,13 @@ def reply_starts(seconds: float) -> dict[int, str]:
 # What a connection waits for: a request, the rest of its head or body, its turn at what takes long, the client's end.
 REQUEST, HEAD, BODY, TURN, LINGER = "request", "head", "body", "turn", "linger"
 
+METHOD_REGISTRY = """
+* ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR
+MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH
+TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
+"""  # IANA's (RFC 9110 §18.2), up to RFC 10008
+REGISTERED_METHODS = frozenset(METHOD_REGISTRY.split())
+CONTINUE = b"100-continue"
 
 JSON_TYPE = b"application/json", b""  # what do_POST reads; its parameters mean nothing (RFC 8259 §11)
 EXPECTED_JSON = 'Please, ensure the content type of your request is "application/json".'
@@ -746,7 +746,7 @@ class SumHandler(BaseHTTPRequestHandler):
         """Is sent what the client sends, b"" at its end, and b"" for each TURN; yields the replies that are due.
 
         It returns the last ones, after which the connection ends: at once or, if it `awaits` LINGER, when the client
-        has taken them. Throw in a RequestError to refuse the request that is being received.
+        has ended it, too. Throw in a RequestError to refuse the request that is being received.
         """
         server, starts, log_reply = self.server, self.server.reply_starts, self.log_reply
         increment = self.counter.increment
@@ -894,9 +894,9 @@ class Counter:
         8      uint64    version of this layout, 1
         16     16 bytes  identity, which the state file that goes with it has, too
         64*n   uint64    cell n, from 1 to 255: the requests counted in it since the file was made
-        +8     uint64    beside it, what the thread that counts there has to do now, in connections
-        +16    uint64    how many connections it has open, as of this second
-        +24    uint64    the CPU time of its process, in microseconds, as of this second; of one thread of each process
+        +8     uint64    beside it, the load of the thread that counts there: its connections, and some just closed
+        +16    uint64    how many connections that thread has open, as of this second
+        +24    uint64    for the first thread of each process, the process's CPU time in microseconds, as of this second
 
     Cells only grow; each has a cache line, and every serving thread has a cell. The program locks part 0, the header,
     and each process that serves locks its cells; the system unlocks them when a process dies. The locked bytes lie past
@@ -953,7 +953,7 @@ class Counter:
             while not lock_byte(self.file, 2 * self.SIZE + part):
                 if part == 0 or monotonic() > end:
                     raise StartError(f"{self.path} is in use by another server; give this one a --state of its own")
-                sleep(0.05)
+                sleep(PAUSE_SECONDS)
 
     def open_map(self, make: bool) -> mmap.mmap:
         """Check the file, and map it into memory. A making that was killed leaves no header; make it again."""
@@ -1166,7 +1166,7 @@ class Outbox:
             raise StartError(f"{path}: {error}; repair it, or give another --state") from None
 
     def explain(self, error: Exception) -> str:
-        """What a start, or a round, met with, in the words of the system and the file that they are about."""
+        """What went wrong at a start or in a round: the file that it is about, and the system's words."""
         if isinstance(error, OSError):
             return f"{error.filename or self.path}: {reason_of(error)}"
         reason = ""
@@ -1203,8 +1203,6 @@ class Outbox:
         Raises StartError, without changing the file, if the two do not belong together; sqlite3.Error.
         """
         self.counter = counter
-        if self.made and not counter.total():
-            self.database = sqlite3.connect(self.path, check_same_thread=False)
         if not self.is_new:
             identity, reported, _ = self.state()
             if identity != counter.identity or reported > counter.total():
@@ -1214,6 +1212,8 @@ class Outbox:
         elif counter.total():
             raise StartError(f"{self.path} is missing, but {counter.path} is there; restore that, or move this away")
         else:
+            if self.made:
+                self.database = sqlite3.connect(self.path, check_same_thread=False)
             self.database.executescript(self.SCHEMA % self.APPLICATION_ID)
             self.database.execute("INSERT INTO state VALUES (?, 0, ?)", (counter.identity, time_ns()))
             self.make_lanes(used=0)
@@ -1228,10 +1228,6 @@ class Outbox:
     def displaced(self) -> list[str]:
         """The paths that no longer lead to the files in which the points are."""
         return [name for name, opened in self.opened.items() if not is_same_file(name, opened)]
-
-    def is_displaced(self) -> bool:
-        """Whether points that wait now are where the next start does not find them."""
-        return bool(self.displaced())
 
     def concerns(self) -> Iterator[str]:
         """What is wrong with the files, for which nothing can be done from here, in lines for the log."""
@@ -1298,7 +1294,7 @@ class Outbox:
         last = max((last for last in lasts if last <= millisecond), default=min(lasts))
         taken = last + max(1, (millisecond - last) // self.LANES) * self.LANES
         self.database.execute("UPDATE lanes SET last = ? WHERE last = ?", (taken, last))
-        return int(taken * MILLISECOND + rest)
+        return taken * MILLISECOND + rest
 
     def recover(self, interval: int, now: int) -> int:
         """Start a run now (ns); return how many requests a killed run left unrecorded.
@@ -1340,7 +1336,7 @@ class Outbox:
             self.database.execute("DELETE FROM rejected")
 
     def set_aside(self, points: list[Point], reason: str) -> None:
-        """Move consecutive points that InfluxDB rejected to the table of such."""
+        """Move points that InfluxDB rejected to the table `rejected`."""
         with self.lock, self.database:
             rows = [(*point, reason) for point in points]
             self.database.executemany("INSERT INTO rejected VALUES (?, ?, ?)", rows)
@@ -1470,13 +1466,13 @@ class InfluxDB:
         self.destination = destination
         self.where = f"InfluxDB at {destination.place}"
         self.tags = {"request": "GETs_per_minute", **tags}
-        self.is_known = False  # whether it was there when it was looked for
+        self.is_known = False  # whether connect() has found it
         self.exchanging = threading.Thread()
 
     def connect(self) -> None:
         """Look once whether InfluxDB is there, by creating the database, which changes nothing if it exists.
 
-        Raises Trouble, but not for a refusal: to 1.8 only an administrator may, even if the database is there (403);
+        Raises Trouble, but not for a refusal: 1.8 lets only an administrator, even if the database is there (403);
         2.x answers 200, and inside "not implemented", and others that they know no such thing (400, 404, 405).
         """
         if self.is_known:
@@ -1510,10 +1506,7 @@ class InfluxDB:
 
     def store(self, rows: list[dict[str, Any]]) -> None:
         """Write rows; if the database is missing, create it and write them again. Raises Answer, Trouble."""
-
-        def write(client: Any) -> None:
-            client.write_points(rows, time_precision="n")
-
+        write = methodcaller("write_points", rows, time_precision="n")
         try:
             self.exchange(write)
         except Answer as answer:
@@ -1649,9 +1642,9 @@ def check_answer(response: Any, **_: Any) -> None:
 
 
 def errors_in(content: bytes) -> Optional[list[str]]:
-    """The messages in InfluxDB's JSON, `{"error": "…"}` or `{"results": [{"error": "…"}]}`; None if it is no such.
+    """The messages in InfluxDB's JSON; None if it is no such.
 
-    In that of 2.x, `{"code": "…", "message": "…"}`.
+    1.8 has `{"error": "…"}` or `{"results": [{"error": "…"}]}`, 2.x has `{"code": "…", "message": "…"}`.
     """
     try:
         document = json.loads(content)
@@ -1715,7 +1708,7 @@ class Reporter(threading.Thread):
         self.end = inf  # of the delivery when the program stops
         self.troubles: set[str] = set()  # logged since all was well
         self.rejection = ""  # logged last
-        self.is_recorded = True  # the last point, or was it in vain that it was tried
+        self.is_recorded = True  # whether the last point could be recorded
         self.rejected = 0  # points, since the last was recorded
         self.pause = 0.0  # seconds from the last failure in a row to the next try; 0 if the last delivery did not fail
         self.retry = inf  # when that try is due (monotonic seconds)
@@ -1730,7 +1723,7 @@ class Reporter(threading.Thread):
                 continue
             missed = max(0.0, monotonic() - beat) // self.interval
             beat += self.interval * (1 + missed)  # on the old schedule, without the beats that were missed
-            self.attempt(self.report, partial(self.deliver, beat))
+            self.attempt(self.report, beat)
         self.attempt(self.deliver, self.end)
 
     def stop(self, end: float) -> None:
@@ -1771,10 +1764,13 @@ class Reporter(threading.Thread):
         elif self.log_trouble(f"A bug in this server: {error!r}"):
             log.error("It came from here:", exc_info=error)
 
-    def report(self, deliver: Callable[[], None]) -> None:
-        """Record a point, deliver what waits, and tell how many requests there were and what became of the point."""
+    def report(self, until: float) -> None:
+        """Record a point, deliver what waits, and tell how many requests there were and what became of the point.
+
+        until is that of deliver().
+        """
         recorded = self.attempt(self.record)
-        deliver()
+        self.deliver(until)
         if recorded:
             self.tell(*recorded)
 
@@ -1835,7 +1831,7 @@ class Reporter(threading.Thread):
             self.retry = retry if self.pause and retry + (end - begin) <= until else inf
 
     def log_well(self, taken: int) -> None:
-        """Log that InfluxDB takes points, after trouble or if it had taken none before; taken is how many it had."""
+        """Log that InfluxDB takes points, after trouble or if it had taken none before; taken is how many before."""
         self.status = "InfluxDB rejects points" if self.rejected else "InfluxDB takes points"
         late = self.taken - taken
         had_waited = f"; {counted(late, 'point')} had waited" if late > 1 else ""
@@ -1856,7 +1852,7 @@ class Reporter(threading.Thread):
         if waiting and at_end and self.outbox.path == ":memory:":
             level = logging.WARNING
             fate = f"points lost, as they were in memory only: {waiting}"
-        elif waiting and self.outbox.is_displaced():
+        elif waiting and self.outbox.displaced():
             level = logging.WARNING if at_end else logging.INFO
             fate = f"points waiting in the file that was {where}: {waiting}"
         elif waiting:
@@ -1869,13 +1865,13 @@ class Reporter(threading.Thread):
             self.tell_status(waiting)
         rate = number / max(seconds, 0.001)
         most = max(rate, self.take_most())
-        if level == logging.INFO and self.quiet and not at_end:
+        if self.quiet and not at_end:
             return
         rates = f"{per_second(rate)}, at most {per_second(most)}"
         log.log(level, "%s in %s (%s); %s", counted(number, "request"), duration(seconds), rates, fate)
 
     def send(self, points: list[Point]) -> None:
-        """Send consecutive points; halve what is rejected, until the points that are at fault stand alone.
+        """Send points; halve what is rejected, until the points that are at fault stand alone.
 
         Not even "dropped=0" says that all of a batch was stored: it goes with what could not be parsed, too, and points
         of several shards share one answer, which tells of one.
@@ -1902,7 +1898,7 @@ class Reporter(threading.Thread):
             self.taken += len(points)
 
     def log_trouble(self, trouble: str) -> bool:
-        """Log what is wrong, unless it was logged since all was well; whether it was not."""
+        """Log what is wrong, unless it was logged since all was well; return whether it was new."""
         is_new = essence(trouble) not in self.troubles
         if is_new:
             log.warning("%s", trouble)
@@ -2056,7 +2052,7 @@ class Connection:
             self.wait_for(READ, self.converse)
 
     def take_turns(self, size: int) -> None:
-        """Wait for a turn, because the last one, of so many bytes, was not enough."""
+        """Wait for a turn, after so many bytes have been received, or after a turn at long work: 0."""
         if size:
             self.wait_for(0, self.converse)
             self.thread.turns.append(self)
@@ -2064,7 +2060,7 @@ class Connection:
             self.thread.turns.appendleft(self)  # finish one before the next, because each holds many objects
 
     def waits_for_turn(self) -> bool:
-        """False if something else has become of it since it began to, such as the end of its time."""
+        """False if it has been closed since it began to, or waits for its socket: its client takes no replies."""
         return not (self.event or self.closed)
 
     def finish(self, replies: bytes) -> None:
@@ -2142,7 +2138,7 @@ class Connection:
             self.close()
 
     def hurry(self) -> None:
-        """While stopping: close if idle; after the grace, refuse what is unfinished. Raises OSError."""
+        """While stopping: close if idle or done; after the grace, refuse what is unfinished. Raises OSError."""
         if self.is_idle():
             self.converse()  # a request may have come
             if self.is_idle():
@@ -2188,12 +2184,12 @@ class ServingThread(threading.Thread):
         self.listening = server.socket.fileno()
         self.actions[self.listening] = self.accept
         self.listen_again_at = self.now  # infinity while it listens
+        self.due = self.now  # the earlier of next_second and listen_again_at; while stopping, the next look at all
         self.accepted = 0  # connections, in this second
-        self.other, self.chances = (-1, 0), CHANCES  # to whom it gave way, the load of that, and how often it will
+        self.other, self.chances = (-1, 0), CHANCES  # to whom it gave way, the load of that; how often it still will
         self.overloaded_at = -inf  # when the system last refused to let it accept
         self.drained = threading.Event()  # the backlog at the end is accepted
         self.alarm, self.alarmed = socket.socketpair()  # wakes poll()
-        self.due = self.now  # the earlier of next_second and listen_again_at; while stopping, the next look at all
         self.actions[self.alarmed.fileno()] = partial(self.alarmed.recv, 1)  # run() then finds out why
         self.poll.register(self.alarmed.fileno(), READ)
 
@@ -2204,11 +2200,6 @@ class ServingThread(threading.Thread):
         self.wind_down()
         self.poll.close()
 
-    def serve(self) -> None:
-        """Wait until a connection is ready, or something else is due, and do all that is."""
-        wait = self.due - self.now
-        if self.turns:  # even an idle moment of the others lasts until their next requests have come
-            wait = min(wait, QUIET_SECONDS) if self.turn_due - monotonic() > QUIET_SECONDS else 0.0
     def go_on(self) -> None:
         """serve(); whatever it raises does not end the thread."""
         try:
@@ -2218,6 +2209,11 @@ class ServingThread(threading.Thread):
                 log.exception("A bug in this server, which goes on")
             sleep(PAUSE_SECONDS)
 
+    def serve(self) -> None:
+        """Wait until a connection is ready, or something else is due, and do all that is."""
+        wait = self.due - self.now
+        if self.turns:  # that nothing is ready yet proves no pause: the next requests of the others may be under way
+            wait = min(wait, QUIET_SECONDS) if self.turn_due - monotonic() > QUIET_SECONDS else 0.0
         ready = self.poll.poll(wait if wait > 0 else 0)  # negative: for ever
         self.now = now = monotonic()
         actions = self.actions
@@ -2282,13 +2278,13 @@ class ServingThread(threading.Thread):
         """Do the work of each second, and listen again, if it is time for that; set the next deadline."""
         if self.now >= self.next_second:
             self.each_second()
+        if self.now >= self.listen_again_at:
+            self.listen()
         self.due = min(self.next_second, self.listen_again_at)
 
     def each_second(self) -> None:
         """Renew the date, restart the count of accepted connections, end the overdue ones."""
         self.next_second = self.now + 1 - time() % 1
-        if self.now >= self.listen_again_at:
-            self.listen()
         self.server.renew_date()
         self.accepted = 0
         self.tell_load()
@@ -2702,6 +2698,7 @@ def catch_signals() -> socket.socket:
             os._exit(130)
         asked_at = min(asked_at, monotonic())
 
+    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
     for signum in STOP_SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # as SIGINT in background jobs of a shell, SIGHUP by nohup
             signal.signal(signum, ask)
@@ -2717,7 +2714,6 @@ def stop_signals_blocked() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
     try:
         resource_tracker.ensure_running()  # a process, which is to outlive these signals; its start unblocks some
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -2737,8 +2733,8 @@ class Worker:
         self.process: Any = None
         self.pipe: Any = None  # brings its word, takes the order to stop; its end tells each side that the other died
         self.serves_since = inf  # in monotonic seconds, as the next one
-        self.start_at, self.pause = inf, RESPAWN_SECONDS  # when another is started, and how long after this the next
-        self.fails = False  # and this has been logged
+        self.start_at, self.pause = inf, RESPAWN_SECONDS  # when the next is started; the pause after that
+        self.fails = False  # it has been logged that nobody takes its place
 
     def take_word(self) -> str:
         """Receive why it does not serve; "" if it does, from now on."""
@@ -2889,14 +2885,14 @@ class Workers:
             self.spawn(worker)
         except (StartError, OSError, MemoryError) as error:
             self.log_failure(worker, reason_of(error))
+        finally:
+            if worker.start_at < inf:  # none was started, whatever the reason
+                worker.schedule()
 
     def log_failure(self, worker: Worker, reason: str) -> None:
         """Log that no other takes a worker's place; once, until one does."""
         if not worker.fails:
             log.warning("Worker %d cannot be started (%s); it is tried again and again", worker.number, reason)
-        finally:
-            if worker.start_at < inf:  # none was started, whatever the reason
-                worker.schedule()
         worker.fails = True
 
     def stop(self) -> None:
@@ -3070,7 +3066,7 @@ def verdict(load: Load, cpus: float, machine_cpus: int, processes: int) -> str:
         return f"The server used {own} fully: " + ("more needs --workers" if processes < cpus else "it may use no more")
     if idle < IDLE_SHARE:
         return "All CPUs of this machine were busy, also with other work: a load from another machine may show more"
-    if used <= SPARE_SHARE and idle >= IDLE_SHARE:
+    if used <= SPARE_SHARE and idle >= IDLE_SHARE:  # not with nan
         return "The server had CPU to spare: the load or the network was the limit"
     return ""
 
@@ -3334,12 +3330,12 @@ def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
     options = parser.parse_args(argv, argparse.Namespace(**not_given))
     tag_source = "argument --tag" if options.tag else f"{VARIABLE}TAG"
     read_environment(parser, actions, options)
+    options.threads = serving_threads(options.workers)  # of each process; it decides whose a cell is, and stays
     options.tags = {}
     for key, value in options.tag:
         if key in options.tags:
             parser.error(f"{tag_source}: the key {key!r} is given twice")
         options.tags[key] = value
-    options.threads = serving_threads(options.workers)  # of each process; it decides whose a cell is, and stays
     return options
 
 

@@ -51,7 +51,7 @@ def warnings_in(caplog) -> list[str]:
 
 
 def a_round(reporter: Reporter) -> None:
-    reporter.attempt(lambda: reporter.report(lambda: reporter.deliver(float("inf"))))
+    reporter.attempt(lambda: reporter.report(float("inf")))
 
 
 @pytest.mark.smoke
@@ -130,7 +130,7 @@ def test_a_round_that_the_end_overtakes_does_not_call_lost_what_may_still_be_del
     with opened(":memory:", ":memory:") as (_, outbox):
         reporter = Reporter(outbox, influxdb, 60.0)
         reporter.stopping.set()
-        reporter.report(lambda: None)
+        reporter.report(float("-inf"))
         assert caplog.messages[-1].endswith("; points waiting in memory: 1")
         influxdb.trouble = "gone"
         reporter.stopping.clear()
