@@ -92,6 +92,7 @@ TURN_VALUES = 16 * 1024  # of a JSON object, looked at in a turn
 QUIET_SECONDS = 0.001  # without a request from anybody else, after which a turn may come earlier
 TURN_REST = 4  # a turn is followed by this many times its length for everybody else
 GARBAGE_OBJECTS = 100_000  # between two collections; with 700, the default, a MiB of brackets takes 150 ms, not 30
+CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # in a thread: select() takes 512 descriptors
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
 ACCEPT_AT_ONCE = 64  # connections, before those that are open are served again
 PAUSE_SECONDS = 0.1  # until what has just failed is tried again; or for a thread or process that is about to end
@@ -1934,9 +1935,6 @@ if sys.platform == "linux":
 else:
     Poll, READ, WRITE = SelectorPoll, selectors.EVENT_READ, selectors.EVENT_WRITE
 
-# select() on Windows takes 512 descriptors; a few are for the listening socket and the order to stop.
-CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize
-
 
 def listen(address: Optional[str], port: int) -> socket.socket:
     """Make the listening socket, on one address; "::", and None, stand for all of IPv6 and IPv4. Raises StartError."""
@@ -2440,52 +2438,6 @@ class SumServer(ThreadingHTTPServer):
             thread.alarmed.close()
 
 
-def serving_threads(processes: int) -> int:
-    """How many threads can serve at once in each of so many processes: one, unless Python has no global lock."""
-    if "t" not in getattr(sys, "abiflags", ""):  # a free-threaded build has it (PEP 703)
-        return 1
-    return max(1, min(cpu_count(), CELLS) // processes)
-
-
-def cpu_count() -> int:
-    """How many CPUs this process may use, the last of them perhaps in part."""
-    return ceil(cpu_limit())
-
-
-def cpu_limit() -> float:
-    """The CPUs that this process may use: by its affinity, and by the quota of its container."""
-    if sys.platform != "linux":
-        return os.cpu_count() or 1
-    return min([len(os.sched_getaffinity(0)), *cpu_quotas()])
-
-
-def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[float]:
-    """The CPUs that each control group of this process may use (Linux, cgroup-v2.rst and sched-bwc.rst)."""
-    for line in read_text(f"{proc}/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = f"{groups}/cpu" if controllers else groups
-        parts = [part for part in group.split("/") if part]
-        for depth in range(len(parts), -1, -1):  # in a container, the path may be that of the machine outside
-            folder = "/".join(parts[:depth])
-            if controllers:
-                figures = [read_text(f"{root}/{folder}/cpu.cfs_{figure}_us").strip() for figure in ("quota", "period")]
-            else:
-                figures = read_text(f"{root}/{folder}/cpu.max").split()
-            if len(figures) == 2 and all(map(str.isdecimal, figures)):  # without a quota it is "max" or -1
-                yield int(figures[0]) / int(figures[1])
-
-
-def read_text(path: str) -> str:
-    """The text of a file of the system; empty if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return os.fsdecode(file.read())
-    except OSError:
-        return ""
-
-
 # ------------------------------------------------------------------------------------- Terminal and log
 
 # Ctrl-C; kill and systemd; the end of the terminal; Ctrl-Break on Windows
@@ -2600,6 +2552,43 @@ def show_live_line(line: str) -> None:
     """See Output.show()."""
     output: Any = sys.stderr.buffer
     output.show(line)
+
+
+def has_live_line(options: argparse.Namespace) -> bool:
+    """Whether there is one: on a terminal that can show it. Only Windows has terminals without a name."""
+    has_terminal = os.name == "nt" or os.environ.get("TERM", "dumb") != "dumb"
+    return not options.quiet and has_terminal and sys.stderr.isatty()
+
+
+def is_in_foreground(stream: Any) -> bool:
+    """Whether this process may write to its terminal: it is not in the background of a shell."""
+    if sys.platform == "win32":
+        return True
+    try:
+        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+    except OSError:  # not the controlling terminal, which alone has a foreground
+        return True
+
+
+def terminal_width(stream: Any) -> int:
+    """Its columns, as of now."""
+    try:
+        return max(2, os.get_terminal_size(stream.fileno()).columns or 80)  # some terminals do not say
+    except OSError:
+        return 80
+
+
+def blocks_for(stream: Any) -> str:
+    """The blocks of a curve, if a stream's encoding has them, and the locale's, which Python overrides (PEP 540)."""
+    encodings = [stream.encoding]
+    if sys.platform != "win32":
+        encodings.append(locale.nl_langinfo(locale.CODESET))
+    try:
+        for encoding in encodings:
+            BLOCKS.encode(encoding)
+    except UnicodeEncodeError:
+        return ""
+    return BLOCKS
 
 
 @contextlib.contextmanager
@@ -2723,6 +2712,52 @@ def stop_signals_blocked() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------- Workers
+
+
+def serving_threads(processes: int) -> int:
+    """How many threads can serve at once in each of so many processes: one, unless Python has no global lock."""
+    if "t" not in getattr(sys, "abiflags", ""):  # a free-threaded build has it (PEP 703)
+        return 1
+    return max(1, min(cpu_count(), CELLS) // processes)
+
+
+def cpu_count() -> int:
+    """How many CPUs this process may use, the last of them perhaps in part."""
+    return ceil(cpu_limit())
+
+
+def cpu_limit() -> float:
+    """The CPUs that this process may use: by its affinity, and by the quota of its container."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    return min([len(os.sched_getaffinity(0)), *cpu_quotas()])
+
+
+def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[float]:
+    """The CPUs that each control group of this process may use (Linux, cgroup-v2.rst and sched-bwc.rst)."""
+    for line in read_text(f"{proc}/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = f"{groups}/cpu" if controllers else groups
+        parts = [part for part in group.split("/") if part]
+        for depth in range(len(parts), -1, -1):  # in a container, the path may be that of the machine outside
+            folder = "/".join(parts[:depth])
+            if controllers:
+                figures = [read_text(f"{root}/{folder}/cpu.cfs_{figure}_us").strip() for figure in ("quota", "period")]
+            else:
+                figures = read_text(f"{root}/{folder}/cpu.max").split()
+            if len(figures) == 2 and all(map(str.isdecimal, figures)):  # without a quota it is "max" or -1
+                yield int(figures[0]) / int(figures[1])
+
+
+def read_text(path: str) -> str:
+    """The text of a file of the system; empty if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read())
+    except OSError:
+        return ""
 
 
 class Worker:
@@ -3125,43 +3160,6 @@ def idle_seconds() -> float:
         return nan
     ticks = sum(map(int, read_text("/proc/stat").split()[4:6]))  # idle and iowait, of the first line
     return ticks / os.sysconf("SC_CLK_TCK") if ticks else nan  # gVisor has but zeros there
-
-
-def has_live_line(options: argparse.Namespace) -> bool:
-    """Whether there is one: on a terminal that can show it. Only Windows has terminals without a name."""
-    has_terminal = os.name == "nt" or os.environ.get("TERM", "dumb") != "dumb"
-    return not options.quiet and has_terminal and sys.stderr.isatty()
-
-
-def is_in_foreground(stream: Any) -> bool:
-    """Whether this process may write to its terminal: it is not in the background of a shell."""
-    if sys.platform == "win32":
-        return True
-    try:
-        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
-    except OSError:  # not the controlling terminal, which alone has a foreground
-        return True
-
-
-def terminal_width(stream: Any) -> int:
-    """Its columns, as of now."""
-    try:
-        return max(2, os.get_terminal_size(stream.fileno()).columns or 80)  # some terminals do not say
-    except OSError:
-        return 80
-
-
-def blocks_for(stream: Any) -> str:
-    """The blocks of a curve, if a stream's encoding has them, and the locale's, which Python overrides (PEP 540)."""
-    encodings = [stream.encoding]
-    if sys.platform != "win32":
-        encodings.append(locale.nl_langinfo(locale.CODESET))
-    try:
-        for encoding in encodings:
-            BLOCKS.encode(encoding)
-    except UnicodeEncodeError:
-        return ""
-    return BLOCKS
 
 
 # ----------------------------------------------------------------------------------------- Command line
