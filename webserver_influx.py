@@ -2486,14 +2486,15 @@ class Output(BufferedIOBase):
         """Write all that waits now, or wait for something; tell what was lost, if there is room again."""
         batch = [self.waiting.get()]
         batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
-        unwritten = batch
+        unwritten, text = batch, b""
         try:
-            unwritten = [self.write_now(self.with_live_line(b"".join(batch)))]
+            text = self.with_live_line(b"".join(batch))
+            unwritten = [self.write_now(text)]
         finally:
             with self.lock:
                 self.size -= sum(map(len, batch))
                 self.lost += sum(part.count(b"\n") for part in unwritten)
-        if not any(unwritten) and self.lost > self.lost_logged:
+        if text and not any(unwritten) and self.lost > self.lost_logged:
             self.lost_logged = self.lost
             log.warning("Lost of this log by now, not read or not to be written: %s", counted(self.lost, "line"))
 

@@ -94,6 +94,18 @@ def test_what_nobody_can_read_is_no_failure(option, redirection):
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@posix
+def test_to_write_nothing_does_not_prove_that_there_is_room_again(caplog):
+    reader, writer = os.pipe()
+    os.close(reader)
+    output = Output(writer)
+    output.write(b"a line\n")
+    wait_until(lambda: output.lost == 1)
+    output.finish(time.monotonic() + PATIENCE_S)  # which wakes the writer with nothing
+    os.close(writer)
+    assert not caplog.messages
+
+
 @linux
 def test_an_error_goes_nowhere_else_where_there_is_no_standard_error(state):
     command = [installed("bash"), "-c", 'exec "$0" "$@" 2>&-', sys.executable, PROGRAM, "--bind", "192.0.2.1"]
