@@ -92,7 +92,7 @@ TURN_VALUES = 16 * 1024  # of a JSON object, looked at in a turn
 QUIET_SECONDS = 0.001  # without a request from anybody else, after which a turn may come earlier
 TURN_REST = 4  # a turn is followed by this many times its length for everybody else
 GARBAGE_OBJECTS = 100_000  # between two collections; with 700, the default, a MiB of brackets takes 150 ms, not 30
-CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # in a thread: select() takes 512 descriptors
+CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # in a thread; select() takes 512, some of them its own
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
 ACCEPT_AT_ONCE = 64  # connections, before those that are open are served again
 PAUSE_SECONDS = 0.1  # until what has just failed is tried again; or for a thread or process that is about to end
@@ -760,6 +760,7 @@ class SumHandler(BaseHTTPRequestHandler):
                     while (head := take_head(buffer)) is None:
                         more, enough = b"", len(buffer) + LIGHT_BYTES
                         while b"\n" not in more and len(buffer) < enough:  # or each byte would cost a look at all
+                            refuse_controls(more)
                             more = yield from self.receive(REQUEST if buffer == b"\r\n" else HEAD, due)
                             if not more:
                                 return b""
@@ -771,7 +772,8 @@ class SumHandler(BaseHTTPRequestHandler):
                         body, rest = yield from self.receive_body(length, expectation, rest, due)
                         complete = True
                     if len(query) > LIGHT_QUERY_BYTES:
-                        yield from self.take_turn()
+                        with self.in_turns():
+                            yield b""
                     if method == "GET":
                         text = self.do_GET(query)
                     elif method == "POST" and len(body) <= LIGHT_BYTES:
@@ -856,17 +858,15 @@ class SumHandler(BaseHTTPRequestHandler):
         """do_POST() in turns."""
         if data_type != JSON_TYPE:
             self.refuse_data_type(data_type[1])
-        self.awaits = TURN
-        try:
+        with self.in_turns():
             return (yield from sum_json_in_turns(body))
-        finally:
-            self.awaits = REQUEST
 
-    def take_turn(self) -> Generator[bytes, bytes, None]:
-        """Wait for a turn at what takes long."""
+    @contextlib.contextmanager
+    def in_turns(self) -> Iterator[None]:
+        """What takes long; each `yield b""` in it waits for a TURN."""
         self.awaits = TURN
         try:
-            yield b""
+            yield
         finally:
             self.awaits = REQUEST
 

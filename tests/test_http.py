@@ -473,7 +473,7 @@ def behind_a_head_request(web, end: Callable[[socket.socket], object]) -> bytes:
 
 
 def test_a_head_that_turns_out_bad_is_refused_with_a_body_though_the_one_before_was_a_head(web):
-    assert refusal(behind_a_head_request(web, lambda connection: connection.sendall(b"\0\r\n"))).status == 400
+    assert refusal(behind_a_head_request(web, lambda connection: connection.sendall(b"\0"))).status == 400
 
 
 def test_a_head_that_does_not_end_is_refused_with_a_body_though_the_one_before_was_a_head(web):

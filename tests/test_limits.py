@@ -209,7 +209,10 @@ def test_a_bug_outside_the_requests_closes_one_connection_and_the_server_goes_on
 
 
 def poll_that_refuses(refused: range) -> type[SelectorPoll]:
-    """Linux limits how many descriptors a user's epolls watch; here, it is these that are refused, by their number."""
+    """Linux limits how many descriptors a user's epolls watch; here, it is these that are refused, by their number.
+
+    The alarm is 0, the listening socket 1; connections follow.
+    """
 
     class FullPoll(SelectorPoll):
         def __init__(self) -> None:
@@ -227,9 +230,7 @@ def poll_that_refuses(refused: range) -> type[SelectorPoll]:
 
 
 def test_a_connection_that_the_system_does_not_watch_is_closed_and_the_server_goes_on(monkeypatch):
-    monkeypatch.setattr(
-        webserver_influx, "Poll", poll_that_refuses(range(2, 3))
-    )  # the alarm and the listener come first
+    monkeypatch.setattr(webserver_influx, "Poll", poll_that_refuses(range(2, 3)))
     monkeypatch.setattr(webserver_influx, "WRITE", selectors.EVENT_WRITE)
     listener = listen("127.0.0.1", 0)
     with socket.create_connection(listener.getsockname(), PATIENCE_S) as client:
