@@ -35,8 +35,11 @@ from webserver_influx import DSN_VARIABLE, Counter, Outbox, listen, parse_argume
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-# A background job of a shell script ignores Ctrl-C, and its children inherit that, the server under test with them.
+# A background job of a shell script ignores Ctrl-C, and whatever `nohup` starts the end of the terminal. A server under
+# test would inherit that, but not a function that handles the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -288,6 +288,12 @@ def terminal(at_end):
     return make
 
 
+@pytest.fixture
+def server(terminal, server):
+    """As in conftest.py; but it is ended before its terminal, the end of which would be a signal to it, too."""
+    return server
+
+
 def on_terminal(terminal: Terminal, server, *options: str, env: dict[str, str] | None = None) -> Server:
     """A server whose log goes to a terminal, which becomes the one of its session."""
     web = server(*options, env={**TERMINAL, **(env or {})}, start=False)
