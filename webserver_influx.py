@@ -30,7 +30,6 @@ import os
 import re
 import select
 import selectors
-import shutil
 import signal
 import socket
 import sqlite3
@@ -52,7 +51,7 @@ from operator import add, methodcaller, sub
 from queue import SimpleQueue
 from time import localtime, monotonic, process_time, sleep, strftime, time, time_ns
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
-from urllib.parse import unquote, unquote_plus, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 __version__ = "1.0.0"
 
@@ -108,16 +107,17 @@ GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; one more for workers
 LOCK_SECONDS = 3.0  # at a start, for the workers of a killed program to let go of their cells
 HURRY_SECONDS = 0.02  # at shutdown, between two looks at what may end
 LAST_WORDS_SECONDS = 0.2  # at shutdown, for a client to take its last reply
-INFLUXDB_SECONDS = 5.0  # for InfluxDB to accept a connection, and to send each part of an answer
-EXCHANGE_SECONDS = 10.0  # for all of a request to InfluxDB and its answer, the look-up of its name included
-ANSWER_BYTES = 1024 * 1024  # read of an answer; one that quotes a batch which it cannot parse has 100 kB
-RETRY_SECONDS = 1.0  # until a failed delivery is tried again; twice as long each time, up to the interval
+CONNECT_SECONDS = 5.0  # time-out for a connection to each address of InfluxDB
+RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB gives up a write after 10 s, and says so
+CONTENT_SECONDS = 60.0  # time-out for the content of a response
+CONTENT_BYTES = 1024 * 1024  # most content that is read; a response that quotes a batch has 100 kB
+RETRY_SECONDS = 1.0  # pause after a delivery that failed; twice as long each time, up to the interval
+SLOW_SECONDS = 15.0  # a request to InfluxDB that takes longer is logged
 BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
 CLOCK_STEP_SECONDS = 1.0  # a busy machine may let as long pass between two looks at two clocks
 LOCKED_SECONDS = 1.0  # for another program to let go of the state file
-MILLISECOND = 1_000_000  # in the nanoseconds of points
+SECOND, MILLISECOND = 1_000_000_000, 1_000_000  # in nanoseconds, the unit of a point's time
 PROBE_BYTES = 64 * 1024  # to be written to a file that nobody sees, to learn why SQLite could not write
-LOW_BYTES = 64 * 1024**2  # of free space, where a full file system would end the program
 CELLS = 255  # of the counter file, one for each serving thread of every worker
 WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
@@ -139,6 +139,9 @@ OUTPUT_REST_SECONDS = 0.01  # between two looks at what waits; a busy log wakes 
 OUTPUT_SECONDS = 1.0  # at the end, for it to take what waits
 
 # ------------------------------------------------------------------------------------------------- Errors and words
+
+
+ON_LOCAL_DISK = "keep the state on a local disk: use a different --state"
 
 
 class StartError(Exception):
@@ -179,6 +182,33 @@ def per_second(rate: float) -> str:
 def uri_host(host: str) -> str:
     """A host, by name or address, as it stands in a URL (RFC 3986 §3.2.2)."""
     return f"[{host}]" if ":" in host else host
+
+
+class Once:
+    """Logs each kind of trouble once, until all is well again."""
+
+    def __init__(self) -> None:
+        self.kinds: set[str] = set()
+
+    def warn(self, message: str) -> bool:
+        """Log a warning, if no other of its kind was logged since all was well; return whether it was."""
+        kind = kind_of(message)
+        is_new = kind not in self.kinds
+        if is_new:
+            self.kinds.add(kind)
+            log.warning("%s", message)
+        return is_new
+
+    def well(self) -> bool:
+        """Forget the trouble; return whether there was any."""
+        had_trouble = bool(self.kinds)
+        self.kinds.clear()
+        return had_trouble
+
+
+def kind_of(message: str) -> str:
+    """Return what repeats of the same trouble have in common: the first words of a message that contain no digits."""
+    return " ".join([word for word in message.split() if not re.search(r"\d", word)][:25])
 
 
 # ==================================================================================== Part I: a request
@@ -883,202 +913,9 @@ class SumHandler(BaseHTTPRequestHandler):
 
 
 # ==================================================================================== Part II: a count
-# ---------------------------------------------------------------------------------------------- Counter
+# ----------------------------------------------------------------------------------------------- Files
 
-
-class Counter:
-    """Counts requests in a memory-mapped file, where the kernel keeps the count when the process is killed.
-
-    The file has 16 KiB, in the byte order of the machine:
-
-        0      8 bytes   b"requests"
-        8      uint64    version of this layout, 1
-        16     16 bytes  identity, which the state file that goes with it has, too
-        64*n   uint64    cell n, from 1 to 255: the requests counted in it since the file was made
-        +8     uint64    beside it, the load of the thread that counts there: its connections, and some just closed
-        +16    uint64    how many connections that thread has open, as of this second
-        +24    uint64    for the first thread of each process, the process's CPU time in microseconds, as of this second
-
-    Cells only grow; each has a cache line, and every serving thread has a cell. The program locks part 0, the header,
-    and each process that serves locks its cells; the system unlocks them when a process dies. The locked bytes lie past
-    the end of the file, because Windows hides locked bytes from other readers.
-    """
-
-    MAGIC, VERSION = b"requests", 1
-    SIZE, LINE = 16 * 1024, 64
-    STEP = LINE // 8  # from one cell to the next, in numbers
-    HEADER = struct.Struct("=8sQ16s")
-
-    def __init__(self, path: str, *parts: int, make: bool = False) -> None:
-        """Open the file, or make one, as the owner of these parts; `cells` are to count in.
-
-        ":memory:" stands for a count that ends with the process. Raises StartError, OSError.
-        """
-        self.path = path
-        self.file = -1
-        self.made = False
-        self.overwrites: Optional[bool] = None  # see overwrite_in_place()
-        if path == ":memory:":
-            self.map = mmap.mmap(-1, self.SIZE)
-        else:
-            self.file, made = self.open_file(make)
-            with contextlib.ExitStack() as on_error:
-                on_error.callback(self.discard)
-                on_error.callback(os.close, self.file)
-                self.lock_parts(parts)
-                self.made = made
-                try:
-                    self.map = self.open_map(make)
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, path) from error
-                on_error.pop_all()
-        self.header = self.map[: self.HEADER.size]
-        self.identity = self.header[16:]
-        self.words = memoryview(self.map).cast("Q")
-        self.cells = [Cell(self.words, part * self.STEP) for part in parts if part]
-
-    def open_file(self, make: bool) -> tuple[int, bool]:
-        """Its descriptor, and whether it was made."""
-        flags = os.O_RDWR | getattr(os, "O_BINARY", 0)
-        try:
-            return os.open(self.path, flags), False
-        except FileNotFoundError:
-            if make:
-                return os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o644), True
-            raise StartError(f"{self.path} is missing; restore it, or move the state file away, too") from None
-
-    def lock_parts(self, parts: tuple[int, ...]) -> None:
-        """Lock parts of the file. A killed program's worker may still hold its cell for a moment."""
-        end = monotonic() + LOCK_SECONDS
-        for part in parts:
-            while not lock_byte(self.file, 2 * self.SIZE + part):
-                if part == 0 or monotonic() > end:
-                    raise StartError(f"{self.path} is in use by another server; give this one a --state of its own")
-                sleep(PAUSE_SECONDS)
-
-    def open_map(self, make: bool) -> mmap.mmap:
-        """Check the file, and map it into memory. A making that was killed leaves no header; make it again."""
-        os.lseek(self.file, 0, os.SEEK_SET)
-        content = os.read(self.file, self.SIZE + 1)
-        if make and len(content) <= self.SIZE and not content.strip(b"\0"):
-            os.ftruncate(self.file, 0)
-            self.overwrites = overwrite_in_place(self.file)
-            self.initialize()
-        elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
-            raise StartError(f"{self.path} is no counter file; restore it, or move both files away")
-        elif self.HEADER.unpack_from(content)[1] != self.VERSION:
-            raise StartError(f"{self.path} is of another version or another kind of machine; give another --state")
-        elif len(content) != self.SIZE:
-            raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away")
-        else:
-            self.overwrites = overwrite_in_place(self.file)
-            self.fill_holes()
-        return mmap.mmap(self.file, self.SIZE)
-
-    def initialize(self) -> None:
-        """Make a new file: blocks first, because a full disk is fatal under a memory map; its header last."""
-        for content in (bytes(self.SIZE), self.HEADER.pack(self.MAGIC, self.VERSION, uuid.uuid4().bytes)):
-            os.lseek(self.file, 0, os.SEEK_SET)
-            written = 0
-            while written < len(content):  # a disk that took a part says next why it takes no more
-                written += os.write(self.file, content[written:])
-            os.fsync(self.file)
-
-    def fill_holes(self) -> None:
-        """Give blocks to a file that a program has copied, or restored, without its zeros. Raises OSError."""
-        if sys.platform != "linux" or os.fstat(self.file).st_blocks * 512 >= self.SIZE:
-            return
-        try:
-            os.posix_fallocate(self.file, 0, self.SIZE)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not know it
-                raise
-
-    def concerns(self) -> Iterator[str]:
-        """What is wrong with the file, for which nothing can be done from here, in lines for the log."""
-        if self.file < 0:
-            return
-        if not is_same_file(self.path, os.fstat(self.file)):
-            yield f"{self.path} was removed, moved or replaced; this server counts on in the file that it had opened"
-        if self.map[: self.HEADER.size] != self.header:
-            yield f"{self.path} was overwritten while this server counts in it; what it says is not the count"
-        if self.overwrites is False:
-            yield f"{self.path} is copied on write; if its btrfs is full, the server dies (README, Limitations)"
-        if self.overwrites is not None and shutil.disk_usage(self.file).free < LOW_BYTES:
-            low = LOW_BYTES // 1024**2
-            yield f"Less than {low} MiB are free for {self.path}; a full btrfs may end the server (README, Limitations)"
-
-    def total(self) -> int:
-        """All requests counted, in all cells, since the file was made."""
-        return sum(self.words[self.STEP :: self.STEP])
-
-    def loads(self, threads: int) -> memoryview:
-        """What each of so many threads has to do, for all processes to see."""
-        return self.beside(1, threads)
-
-    def beside(self, place: int, threads: int) -> memoryview:
-        """A word beside the cells of so many threads, by its place in the cache line."""
-        return self.words[self.STEP + place : (threads + 1) * self.STEP : self.STEP]
-
-    def usage(self, threads: int) -> tuple[int, float]:
-        """How many connections so many threads have open, and the CPU time (s) of their processes."""
-        return sum(self.beside(2, threads)), sum(self.beside(3, threads)) / 1e6
-
-    def flush(self) -> None:
-        """Make the count outlive a power loss: msync()."""
-        self.map.flush()
-
-    def close(self) -> None:
-        self.made = self.made and not self.total()
-        self.words.release()
-        with contextlib.suppress(BufferError):  # a start that failed left a view of it
-            self.map.close()
-        if self.file >= 0:
-            os.close(self.file)
-
-    def discard(self) -> None:
-        """After it was closed by a start that is refused: remove the file if that made it."""
-        if self.made:
-            with contextlib.suppress(FileNotFoundError):  # its folder was for this run only
-                os.unlink(self.path)
-
-
-class Cell:
-    """Where requests are counted."""
-
-    def __init__(self, words: memoryview, index: int) -> None:
-        self.words, self.index = words, index
-        self.lock = threading.Lock()  # makes an increment exact whoever shares the cell; a server's threads do not
-
-    def increment(self, number: int = 1) -> None:
-        """Count so many requests. An aligned 8-byte store, so that another process never reads half of it."""
-        with self.lock:
-            self.words[self.index] += number
-
-    def tell_usage(self, connections: int, cpu_seconds: float) -> None:
-        """Publish how many connections are open, and the CPU time of this process; see Counter."""
-        self.words[self.index + 2], self.words[self.index + 3] = connections, int(cpu_seconds * 1e6)
-
-
-def overwrite_in_place(file: int) -> Optional[bool]:
-    """Have a file on btrfs, if it is still empty, overwritten in place (chattr +C); whether it is; None elsewhere.
-
-    Where each write goes to a new block, a store into a memory map needs one, and is SIGBUS when there is none.
-    """
-    if sys.platform != "linux":
-        return None
-    import fcntl
-
-    get_flags, set_flags, no_copy = 0x80086601, 0x40086602, 0x00800000  # FS_IOC_…, FS_NOCOW_FL of linux/fs.h
-    flags = bytearray(8)
-    try:
-        fcntl.ioctl(file, get_flags, flags)
-        wanted = int.from_bytes(flags, sys.byteorder) | no_copy
-        fcntl.ioctl(file, set_flags, wanted.to_bytes(8, sys.byteorder))
-        fcntl.ioctl(file, get_flags, flags)
-    except OSError:  # other file systems refuse this flag
-        return None
-    return bool(int.from_bytes(flags, sys.byteorder) & no_copy)
+# What the counter and the outbox share.
 
 
 def folder_of(path: str) -> str:
@@ -1086,7 +923,7 @@ def folder_of(path: str) -> str:
 
 
 def is_same_file(path: str, opened: os.stat_result) -> bool:
-    """Whether a path still leads to the file that was opened."""
+    """Return whether a path still leads to the file that was opened."""
     try:
         return os.path.samestat(os.stat(path), opened)
     except OSError:
@@ -1094,7 +931,10 @@ def is_same_file(path: str, opened: os.stat_result) -> bool:
 
 
 def lock_byte(file: int, offset: int) -> bool:
-    """Lock one byte (it may lie past the end) until the file is closed; False if another process holds it."""
+    """Lock one byte, which may be past the end, until the file is closed; return False if another process has it.
+
+    Raises OSError if the file system has no locks.
+    """
     os.lseek(file, offset, os.SEEK_SET)
     try:
         if sys.platform == "win32":
@@ -1105,103 +945,321 @@ def lock_byte(file: int, offset: int) -> bool:
             import fcntl
 
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0, os.SEEK_CUR)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # which of the two says "locked" depends on the system
+            raise
         return False
     return True
 
 
+def disable_copy_on_write(file: int) -> None:
+    """Have an empty file on btrfs overwritten in place (chattr +C).
+
+    With copy-on-write, a store into a memory map needs a free block, and raises SIGBUS if there is none.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        get_flags, set_flags, no_copy = 0x80086601, 0x40086602, 0x00800000  # FS_IOC_…, FS_NOCOW_FL of linux/fs.h
+        flags = bytearray(8)
+        with contextlib.suppress(OSError):  # other file systems refuse this flag
+            fcntl.ioctl(file, get_flags, flags)
+            wanted = int.from_bytes(flags, sys.byteorder) | no_copy
+            fcntl.ioctl(file, set_flags, wanted.to_bytes(8, sys.byteorder))
+
+
+# ---------------------------------------------------------------------------------------------- Counter
+
+
+class Counter:
+    """Counts requests in a memory-mapped file, so that the kernel keeps the count if the process is killed.
+
+    The file has 16 KiB, in the byte order of the machine:
+
+        0      8 bytes   b"requests"
+        8      uint64    version of this layout, 1
+        16     16 bytes  UUID, also stored in the matching state file
+        64*n   uint64    cell n, from 1 to 255: the requests counted in it since the file was created
+        +8     uint64    load of the thread that owns the cell: its open connections, and some that it just accepted
+        +16    uint64    how many connections that thread has open, as of this second
+        +24    uint64    for the first thread of each process, the process's CPU time in microseconds, as of this second
+
+    Counts only increase; each cell has its own cache line. The main process locks part 0 (the header), each serving
+    process its cells; the system releases the locks when a process dies. The locked bytes are past the end of the
+    file, because on Windows other processes cannot read locked bytes.
+    """
+
+    MAGIC, VERSION = b"requests", 1
+    SIZE, LINE = 16 * 1024, 64
+    STEP = LINE // 8  # from one cell to the next, in numbers
+    HEADER = struct.Struct("=8sQ16s")
+
+    def __init__(self, path: str, *parts: int, create: bool = False) -> None:
+        """Open the file and lock these parts; `self.cells` are those to count in. Create the file if it is missing.
+
+        ":memory:" stands for a count that ends with the process. Raises StartError, OSError.
+        """
+        self.path = path
+        self.file = -1
+        if path == ":memory:":
+            self.map = mmap.mmap(-1, self.SIZE)
+        else:
+            self.file = self.open_file(create)
+            with contextlib.ExitStack() as on_error:
+                on_error.callback(os.close, self.file)
+                self.lock_parts(parts)
+                self.check_content(create)
+                self.map = self.open_map()
+                on_error.pop_all()
+        self.header = self.map[: self.HEADER.size]
+        self.identity = self.header[16:]
+        self.words = memoryview(self.map).cast("Q")
+        self.cells = [Cell(self.words, part * self.STEP) for part in parts if part]
+
+    def open_file(self, create: bool) -> int:
+        """Open or create the file; return its descriptor."""
+        flags = os.O_RDWR | getattr(os, "O_BINARY", 0)
+        try:
+            return os.open(self.path, flags | (os.O_CREAT if create else 0), 0o644)
+        except FileNotFoundError:
+            if create:
+                raise
+            raise StartError(f"{self.path} is missing; restore it, or move the state file away, too") from None
+
+    def lock_parts(self, parts: tuple[int, ...]) -> None:
+        """Lock parts of the file. Retry cells, because a killed server's worker may hold its lock a little longer."""
+        end = monotonic() + LOCK_SECONDS
+        for part in parts:
+            while not self.lock_part(part):
+                if part == 0 or monotonic() > end:
+                    raise StartError(f"{self.path} is in use by another server; use a different --state")
+                sleep(PAUSE_SECONDS)
+
+    def lock_part(self, part: int) -> bool:
+        """Lock a part; return False if another process has it."""
+        try:
+            return lock_byte(self.file, 2 * self.SIZE + part)
+        except OSError as error:
+            raise StartError(f"{self.path} cannot be locked ({reason_of(error)}); {ON_LOCAL_DISK}") from None
+
+    def check_content(self, create: bool) -> None:
+        """Check the file, or initialize it: also if its creation was interrupted, when it has no header yet."""
+        os.lseek(self.file, 0, os.SEEK_SET)
+        content = os.read(self.file, self.SIZE + 1)
+        if create and len(content) <= self.SIZE and not content.strip(b"\0"):
+            os.ftruncate(self.file, 0)
+            disable_copy_on_write(self.file)
+            self.initialize()
+        elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
+            raise StartError(f"{self.path} is not a counter file; restore it, or move it and the state file away")
+        elif self.HEADER.unpack_from(content)[1] != self.VERSION:
+            raise StartError(f"{self.path} has another format version or byte order; use a different --state")
+        elif len(content) != self.SIZE:
+            raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away")
+        else:
+            self.fill_holes()
+
+    def initialize(self) -> None:
+        """Write a new file: zeros first, to allocate its blocks, because a memory map needs them; the header last."""
+        for content in (bytes(self.SIZE), self.HEADER.pack(self.MAGIC, self.VERSION, uuid.uuid4().bytes)):
+            os.lseek(self.file, 0, os.SEEK_SET)
+            written = 0
+            while written < len(content):  # a disk that accepted only a part says next why
+                written += os.write(self.file, content[written:])
+            os.fsync(self.file)
+
+    def fill_holes(self) -> None:
+        """Allocate the missing blocks of a file that was copied or restored as a sparse file. Raises OSError."""
+        if sys.platform != "linux" or os.fstat(self.file).st_blocks * 512 >= self.SIZE:
+            return
+        try:
+            os.posix_fallocate(self.file, 0, self.SIZE)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not support it
+                raise
+
+    def open_map(self) -> mmap.mmap:
+        """Map the file into memory. Raises StartError, OSError."""
+        try:
+            return mmap.mmap(self.file, self.SIZE)
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                raise StartError(f"{self.path} cannot be mapped into memory; {ON_LOCAL_DISK}") from None
+            raise
+
+    def problems(self) -> Iterator[str]:
+        """Yield a log message for each problem with the file that the server cannot solve."""
+        if self.file < 0:
+            return
+        if not is_same_file(self.path, os.fstat(self.file)):
+            yield f"{self.path} was removed, moved or replaced; this server keeps counting in the file that it opened"
+        if self.map[: self.HEADER.size] != self.header:
+            yield f"{self.path} was overwritten while this server counts in it; its count is wrong"
+
+    def total(self) -> int:
+        """Return the number of all requests counted, in all cells, since the file was created."""
+        return sum(self.words[self.STEP :: self.STEP])
+
+    def loads(self, threads: int) -> memoryview:
+        """Return the loads of the first `threads` threads, which all processes share."""
+        return self.cell_words(1, threads)
+
+    def cell_words(self, index: int, threads: int) -> memoryview:
+        """Return word `index` of the cache line of each of the first `threads` cells."""
+        return self.words[self.STEP + index : (threads + 1) * self.STEP : self.STEP]
+
+    def usage(self, threads: int) -> tuple[int, float]:
+        """Return the open connections of the first `threads` threads, and their processes' CPU time in seconds."""
+        return sum(self.cell_words(2, threads)), sum(self.cell_words(3, threads)) / 1e6
+
+    def flush(self) -> None:
+        """Write the count to the disk, so that it survives a power failure.
+
+        On Linux fsync() writes mapped pages as well (fsync(2)). msync() would be enough, but mmap.flush() keeps the
+        GIL while the disk works, and so all clients waiting. Elsewhere fsync() alone may miss them; on Windows
+        FlushViewOfFile() alone leaves them in the disk's cache.
+        """
+        if self.file >= 0:
+            if sys.platform != "linux":
+                self.map.flush()
+            os.fsync(self.file)
+
+    def close(self) -> None:
+        self.words.release()
+        with contextlib.suppress(BufferError):  # a start that failed left a view of it
+            self.map.close()
+        if self.file >= 0:
+            os.close(self.file)
+
+
+class Cell:
+    """Where requests are counted."""
+
+    def __init__(self, words: memoryview, index: int) -> None:
+        self.words, self.index = words, index
+        self.lock = threading.Lock()  # keeps increments exact if threads share the cell; a server's threads do not
+
+    def increment(self, number: int = 1) -> None:
+        """Count `number` requests. The store has 8 aligned bytes, so other processes never read half of it."""
+        with self.lock:
+            self.words[self.index] += number
+
+    def tell_usage(self, connections: int, cpu_seconds: float) -> None:
+        """Publish how many connections are open, and the CPU time of this process; see Counter."""
+        self.words[self.index + 2], self.words[self.index + 3] = connections, int(cpu_seconds * 1e6)
+
+
 # ----------------------------------------------------------------------------------------------- Outbox
 
-Point = tuple[int, int]  # time in nanoseconds since 1970, requests_number
+
+class Point(NamedTuple):
+    """The number of requests in an interval, as the outbox stores it."""
+
+    serial: int  # of the points that this server has recorded, from 1; the order in which they are sent
+    time: int  # nanoseconds since 1970
+    number: int  # of requests
 
 
 class Outbox:
-    """Keeps the points that InfluxDB has not yet taken, in SQLite.
+    """Stores the points that InfluxDB has not yet taken, in SQLite.
 
     requests   the points that wait, each until InfluxDB has acknowledged it
-    rejected   the points that InfluxDB rejected for what is wrong with them, and why; they wait again from the next
-               start on
-    state      one row: the counter's identity, how much of its total is already in points, and since when the rest was
-               counted
-    lanes      the last millisecond since 1970 that is used in each lane; see next_time()
+    rejected   the points that InfluxDB rejects while it takes others, and the reason
+    state      one row: the counter's UUID, how many of its requests are already in points, the time (ns) since which
+               the others were counted, and the number of points recorded so far
 
-    One transaction stores a point and the total reported, so no kill can separate them. `journal_mode=WAL` lets people
-    read the file while the server writes (on btrfs, see open_for()); `synchronous=FULL` syncs each commit, so that it
-    survives a power loss.
+    One transaction stores a point, the total reported and the point's serial number, so no kill can separate them.
+    `journal_mode=DELETE` needs no second file while nobody writes. `synchronous=EXTRA` syncs each commit, and the
+    folder after the journal's deletion: a power failure undoes nothing of which InfluxDB may have been told.
     """
 
     APPLICATION_ID = 0x6D617468  # "math"
-    VERSION = 2  # 1 had no lanes
-    LANES = 100
-    SCHEMA = """
-        BEGIN;
-        CREATE TABLE requests (time INTEGER PRIMARY KEY, requests_number INTEGER NOT NULL);
-        CREATE TABLE rejected (time INTEGER PRIMARY KEY, requests_number INTEGER NOT NULL, reason TEXT NOT NULL);
-        CREATE TABLE state (counter BLOB NOT NULL, reported INTEGER NOT NULL, since INTEGER NOT NULL);
-        PRAGMA application_id = %d;
+    VERSION = 3  # 1 and 2 had no serial numbers, and were in WAL mode
+    TABLES = f"""
+        CREATE TABLE requests (time INTEGER NOT NULL, requests_number INTEGER NOT NULL, serial INTEGER PRIMARY KEY);
+        CREATE TABLE rejected (time INTEGER NOT NULL, requests_number INTEGER NOT NULL, reason TEXT NOT NULL,
+            serial INTEGER PRIMARY KEY);
+        CREATE TABLE state (counter BLOB NOT NULL, reported INTEGER NOT NULL, since INTEGER NOT NULL,
+            points INTEGER NOT NULL);
+        PRAGMA application_id = {APPLICATION_ID};
+        PRAGMA user_version = {VERSION};
+    """
+    UPGRADE = f"""
+        BEGIN IMMEDIATE;
+        CREATE TEMPORARY TABLE old AS
+            SELECT time, requests_number, NULL AS reason FROM requests
+            UNION ALL SELECT time, requests_number, reason FROM rejected ORDER BY time;
+        CREATE TEMPORARY TABLE old_state AS SELECT counter, reported, since FROM state;
+        DROP TABLE requests; DROP TABLE rejected; DROP TABLE state; DROP TABLE IF EXISTS lanes;
+        {TABLES}
+        INSERT INTO requests SELECT time, requests_number, rowid FROM old WHERE reason IS NULL;
+        INSERT INTO rejected SELECT time, requests_number, reason, rowid FROM old WHERE reason IS NOT NULL;
+        INSERT INTO state SELECT *, (SELECT count(*) FROM old) FROM old_state;
+        COMMIT;
     """
 
     def __init__(self, path: str) -> None:
-        """Open the file. Raises StartError, without changing the file, unless it is sound and of this version."""
+        """Open the file. Raises StartError, without changing the file, if it is corrupt or of an unknown version."""
         self.path = path
         self.display_name = "memory" if path == ":memory:" else path
-        self.lock = threading.RLock()  # guards `database`, and the order of the points
+        self.lock = threading.RLock()  # guards `database`, which two threads use
         self.database: Any = None
-        self.opened: dict[str, os.stat_result] = {}  # what the files were when the run started
-        self.is_new = self.made = path == ":memory:" or not os.path.exists(path)
-        if self.made:
-            return  # open_for() makes it
+        self.opened: Optional[os.stat_result] = None  # what the file was at the start of the run
+        self.pending = 0  # points that wait; to be read without the lock, which waits for the disk
+        self.is_new = path == ":memory:" or not os.path.exists(path)
+        if self.is_new:
+            return  # attach() creates it
         try:
-            os.close(os.open(path, os.O_RDWR))  # for the system's own words, of which SQLite has none
+            os.close(os.open(path, os.O_RDWR))  # gives the system's error message, which SQLite does not
             with contextlib.ExitStack() as on_error:
                 on_error.callback(self.close)
                 self.database = sqlite3.connect(path, check_same_thread=False)
-                (tables,) = self.database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                self.is_new = not tables
+                self.is_new = self.ask("SELECT count(*) FROM sqlite_master") == [(0,)]
                 if not self.is_new:
                     self.check()
                 on_error.pop_all()
-        except (OSError, sqlite3.OperationalError) as error:  # of the system
+        except (OSError, sqlite3.OperationalError) as error:  # an error of the system
             raise StartError(self.explain(error)) from None
-        except sqlite3.DatabaseError as error:  # of the file
-            raise StartError(f"{path}: {error}; repair it, or give another --state") from None
+        except sqlite3.DatabaseError as error:  # a faulty file
+            raise StartError(f"{path}: {error}; repair it, or use a different --state") from None
+
+    def ask(self, statement: str, *values: Any) -> list[Any]:
+        """Execute one statement, and return all of its rows: a statement with rows left would keep its lock."""
+        return list(self.database.execute(statement, values).fetchall())
 
     def explain(self, error: Exception) -> str:
-        """What went wrong at a start or in a round: the file that it is about, and the system's words."""
+        """Return an error of the state files with the file's name and what the system says."""
+        folder = folder_of(self.path)
         if isinstance(error, OSError):
+            if error.filename and not os.path.exists(error.filename):  # it could not be created
+                return f"cannot write the state file {self.path}: {reason_of(error)} in {folder}"
             return f"{error.filename or self.path}: {reason_of(error)}"
         reason = ""
         if isinstance(error, sqlite3.OperationalError) and self.path != ":memory:":
-            try:  # as SQLite did, which does not tell
-                with tempfile.TemporaryFile(dir=folder_of(self.path)) as file:
-                    file.seek(max((os.path.getsize(name) for name in self.files() if os.path.exists(name)), default=0))
+            try:  # lock and write as SQLite did, which does not say why it could not
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    lock_byte(file.fileno(), 0)
+                    file.seek(os.path.getsize(self.path) if os.path.exists(self.path) else 0)
                     file.write(bytes(PROBE_BYTES))
             except OSError as refusal:
-                reason = f" ({reason_of(refusal)} in {folder_of(self.path)})"
-        return f"{self.path}: {error}{reason}"
-
-    def files(self) -> list[str]:
-        """The database, and beside it what SQLite has not yet written to it."""
-        return [self.path, f"{self.path}-wal"]
+                reason = f" ({reason_of(refusal)} in {folder})"
+        return f"{self.path}: {reason_of(error)}{reason}"
 
     def check(self) -> None:
-        """Raise StartError unless this is a sound file of this program and version."""
-        (application_id,) = self.database.execute("PRAGMA application_id").fetchone()
-        if application_id != self.APPLICATION_ID:
-            raise StartError(f"{self.path} is the database of another program; give another --state")
-        version = self.version()
-        if version not in (1, self.VERSION):
-            raise StartError(f"{self.path} is of version {version}, not {self.VERSION}; give another --state")
-        (report,) = self.database.execute("PRAGMA quick_check(1)").fetchone()
-        is_whole = self.state() and (version == 1 or len(self.lanes()) == self.LANES)
-        if report != "ok" or not is_whole:
-            flaw = "the table state or lanes is not whole" if report == "ok" else one_line(report)
-            raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or give another --state")
+        """Raise StartError unless this is an intact file of this program, in a known version."""
+        if self.ask("PRAGMA application_id") != [(self.APPLICATION_ID,)]:
+            raise StartError(f"{self.path} is another program's database; use a different --state")
+        if not 1 <= self.version() <= self.VERSION:
+            raise StartError(f"{self.path} is of version {self.version()}, not {self.VERSION}; use a different --state")
+        ((report,),) = self.ask("PRAGMA quick_check(1)")
+        if report != "ok" or len(self.ask("SELECT * FROM state")) != 1:
+            flaw = "table state has not one row" if report == "ok" else one_line(report)
+            raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or use a different --state")
 
-    def open_for(self, counter: Counter) -> None:
-        """Record what this counter counts from now on; make the tables if there are none.
+    def attach(self, counter: Counter) -> None:
+        """Attach the counter whose requests are recorded; create the tables, or convert those of an older version.
 
-        Raises StartError, without changing the file, if the two do not belong together; sqlite3.Error.
+        Raises StartError, without changing the file, if file and counter do not belong together; sqlite3.Error.
         """
         self.counter = counter
         if not self.is_new:
@@ -1211,94 +1269,49 @@ class Outbox:
                     f"{self.path} and {counter.path} do not belong together; restore both, or move both away"
                 )
         elif counter.total():
-            raise StartError(f"{self.path} is missing, but {counter.path} is there; restore that, or move this away")
-        else:
-            if self.made:
-                self.database = sqlite3.connect(self.path, check_same_thread=False)
-            self.database.executescript(self.SCHEMA % self.APPLICATION_ID)
-            self.database.execute("INSERT INTO state VALUES (?, 0, ?)", (counter.identity, time_ns()))
-            self.make_lanes(used=0)
+            raise StartError(
+                f"{self.path} is missing or empty, but {counter.path} exists; restore that, or move this away"
+            )
+        if not self.database:
+            self.database = sqlite3.connect(self.path, check_same_thread=False)
+        self.ask("PRAGMA journal_mode = DELETE")
+        self.ask("PRAGMA synchronous = EXTRA")
+        self.ask(f"PRAGMA busy_timeout = {round(LOCKED_SECONDS * 1000)}")
+        if self.is_new:
+            self.database.executescript(f"BEGIN IMMEDIATE; {self.TABLES}")
+            self.ask("INSERT INTO state VALUES (?, 0, ?, 0)", counter.identity, time_ns())
             self.database.commit()
-        if self.version() == 1:
-            self.take_over_version_1(time_ns())
-        # WAL keeps an index that is mapped into memory, too; see overwrite_in_place().
-        self.database.execute(f"PRAGMA journal_mode = {'WAL' if counter.overwrites is None else 'DELETE'}")
-        self.database.execute("PRAGMA synchronous = FULL")
-        self.database.execute(f"PRAGMA busy_timeout = {round(LOCKED_SECONDS * 1000)}")
-
-    def displaced(self) -> list[str]:
-        """The paths that no longer lead to the files in which the points are."""
-        return [name for name, opened in self.opened.items() if not is_same_file(name, opened)]
-
-    def concerns(self) -> Iterator[str]:
-        """What is wrong with the files, for which nothing can be done from here, in lines for the log."""
-        yield from self.counter.concerns()
-        for name in self.displaced():
-            yield f"{name} was removed, moved or replaced; points wait in the file that this server had opened"
+        elif self.version() < self.VERSION:
+            self.database.executescript(self.UPGRADE)
+        self.pending = self.ask("SELECT count(*) FROM requests")[0][0]
 
     def version(self) -> int:
-        """Of the schema."""
-        return int(self.database.execute("PRAGMA user_version").fetchone()[0])
-
-    def make_lanes(self, used: int) -> None:
-        """Make the lanes, with all milliseconds up to this one (since 1970) used."""
-        self.database.execute("CREATE TABLE lanes (last INTEGER NOT NULL)")
-        self.database.executemany("INSERT INTO lanes VALUES (?)", [(used + lane,) for lane in range(self.LANES)])
-        self.database.execute(f"PRAGMA user_version = {self.VERSION}")
-
-    def lanes(self) -> list[int]:
-        """The last millisecond used in each."""
-        return [last for (last,) in self.database.execute("SELECT last FROM lanes")]
-
-    def take_over_version_1(self, now: int) -> None:
-        """Give lanes to a file that knows only the last of the times it used (ns), `since`.
-
-        All before now counts as used; but not all before `since`, because a clock that was ahead once would then keep
-        the next points in the future, too.
-        """
-        since = self.state()[2]
-        last = since // MILLISECOND
-        self.database.execute("BEGIN IMMEDIATE")
-        self.make_lanes(used=min(since, now) // MILLISECOND)
-        query = "UPDATE lanes SET last = max(last, ?) WHERE last % ? = ?"
-        self.database.execute(query, (last, self.LANES, last % self.LANES))
-        self.database.commit()
+        """Return the version of the schema."""
+        return int(self.ask("PRAGMA user_version")[0][0])
 
     def state(self) -> Any:
-        """The counter's identity, the total reported, and the time (ns) since when the rest was counted; or None."""
-        return self.database.execute("SELECT counter, reported, since FROM state").fetchone()
+        """Return the counter's UUID, the total reported, and the time (ns) since which the rest was counted."""
+        return self.ask("SELECT counter, reported, since FROM state")[0]
 
-    def record(self, now: int) -> int:
-        """Make a point of all requests not yet in one, at the time now (ns); return their number."""
+    def record(self, now: int) -> Point:
+        """Store a point, at the time now (ns), for all requests that are not yet in a point; return it."""
         with self.lock:
+            if self.opened and not is_same_file(self.path, self.opened):  # which SQLite calls read-only
+                raise OSError(errno.ENOENT, "it was removed, moved or replaced")
             total = self.counter.total()
-            self.counter.flush()  # first, so that after a power loss the counter is never behind `reported`
-            _, reported, _ = self.state()
+            self.counter.flush()  # first, so that after a power failure the counter is never behind `reported`
+            ((reported, points),) = self.ask("SELECT reported, points FROM state")
             if total < reported:
-                raise OSError(errno.EIO, "it was overwritten, and counts less than its points", self.counter.path)
+                raise OSError(errno.EIO, "it was overwritten: it counts less than its points", self.counter.path)
+            point = Point(points + 1, point_time(now, points + 1), total - reported)
             with self.database:
-                self.database.execute("INSERT INTO requests VALUES (?, ?)", (self.next_time(now), total - reported))
-                self.database.execute("UPDATE state SET reported = ?, since = ?", (total, now))
-            return int(total - reported)
-
-    def next_time(self, now: int) -> int:
-        """Take a time for a point (ns): now, to a tenth of a second, in a millisecond that no point had before.
-
-        The milliseconds with the same last two digits are a lane. Two lanes share no millisecond, and within a lane
-        times only increase; so none is used twice, however the clock is set, and though the points of the past are
-        nowhere remembered. A point goes into the lane whose last time is the latest that is not ahead of now. A clock
-        that was ahead thus costs one lane until that time has come. If it has cost them all, which takes a hundred
-        steps back, each to before the last, the time is just after the earliest of theirs.
-        """
-        millisecond, rest = divmod(now, MILLISECOND)
-        lasts = self.lanes()
-        last = max((last for last in lasts if last <= millisecond), default=min(lasts))
-        taken = last + max(1, (millisecond - last) // self.LANES) * self.LANES
-        self.database.execute("UPDATE lanes SET last = ? WHERE last = ?", (taken, last))
-        return taken * MILLISECOND + rest
+                self.ask("INSERT INTO requests (serial, time, requests_number) VALUES (?, ?, ?)", *point)
+                self.ask("UPDATE state SET reported = ?, since = ?, points = ?", total, now, point.serial)
+            self.pending += 1
+            return point
 
     def recover(self, interval: int, now: int) -> int:
-        """Start a run now (ns); return how many requests a killed run left unrecorded.
+        """Start a run at the time now (ns); return how many requests the run before left unrecorded.
 
         They become a point of their own, at the end of the interval (ns) in which they were counted.
         """
@@ -1308,59 +1321,69 @@ class Outbox:
             if left:
                 self.record(min(since + interval, now))
             with self.database:
-                self.database.execute("UPDATE state SET since = ?", (now,))
+                self.ask("UPDATE state SET since = ?", now)
             if self.path != ":memory:":
-                self.opened = {name: os.stat(name) for name in self.files() if os.path.exists(name)}
+                self.opened = os.stat(self.path)
             return left
 
     def oldest(self, limit: int) -> list[Point]:
-        """The points that have waited longest, in the order of time."""
+        """Return the points that were recorded first, in this order."""
         with self.lock:
-            query = "SELECT time, requests_number FROM requests ORDER BY time LIMIT ?"
-            return list(self.database.execute(query, (limit,)))
+            rows = self.ask("SELECT serial, time, requests_number FROM requests ORDER BY serial LIMIT ?", limit)
+            return [Point(*row) for row in rows]
 
-    def waiting(self) -> int:
-        """How many points wait."""
+    def newest(self) -> list[Point]:
+        """Return the point that was recorded last, if any waits."""
         with self.lock:
-            return int(self.database.execute("SELECT count(*) FROM requests").fetchone()[0])
+            rows = self.ask("SELECT serial, time, requests_number FROM requests ORDER BY serial DESC LIMIT 1")
+            return [Point(*row) for row in rows]
 
-    def remove(self, points: list[Point]) -> None:
-        """Delete points that InfluxDB acknowledged, and no other: the clock may have put one between them since."""
-        with self.lock, self.database:
-            times = [(time,) for time, _ in points]
-            self.database.executemany("DELETE FROM requests WHERE time = ?", times)
+    def remove(self, points: list[Point]) -> int:
+        """Delete points that InfluxDB has acknowledged; return how many of them waited."""
+        serials = [(point.serial,) for point in points]
+        with self.lock:
+            with self.database:
+                removed = int(self.database.executemany("DELETE FROM requests WHERE serial = ?", serials).rowcount)
+            self.pending -= removed
+            return removed
 
-    def offer_again(self) -> None:
-        """Let points that InfluxDB rejected wait again: the cause may have been mended, or it rejects them again."""
+    def move_to_rejected(self, points: list[Point], reason: str) -> None:
+        """Move points to the table `rejected`."""
         with self.lock, self.database:
-            self.database.execute("INSERT INTO requests SELECT time, requests_number FROM rejected")
-            self.database.execute("DELETE FROM rejected")
-
-    def set_aside(self, points: list[Point], reason: str) -> None:
-        """Move points that InfluxDB rejected to the table `rejected`."""
-        with self.lock, self.database:
-            rows = [(*point, reason) for point in points]
-            self.database.executemany("INSERT INTO rejected VALUES (?, ?, ?)", rows)
+            rows = [(point.time, point.number, reason, point.serial) for point in points]
+            self.database.executemany("INSERT INTO rejected VALUES (?, ?, ?, ?)", rows)
             self.remove(points)  # commits both
 
-    def close(self) -> None:
+    def requeue_rejected(self) -> None:
+        """Let rejected points wait again: the cause may be mended; if not, they are rejected again."""
         with self.lock:
+            with self.database:
+                self.ask("INSERT INTO requests SELECT time, requests_number, serial FROM rejected")
+                requeued = self.database.execute("DELETE FROM rejected").rowcount
+            self.pending += requeued
+
+    def close(self) -> None:
+        """Close the file; but not while the disk keeps another thread waiting, for which the end does not wait."""
+        if self.lock.acquire(timeout=PAUSE_SECONDS):
             if self.database:
                 self.database.close()
+            self.lock.release()
 
-    def discard(self) -> None:
-        """After it was closed by a start that is refused: remove the files if that made them."""
-        if self.made and self.counter.made and self.path != ":memory:":
-            for name in (*self.files(), f"{self.path}-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name)
+
+def point_time(now: int, serial: int) -> int:
+    """Return the time (ns) of a point: the second of now and, as its fraction, the point's serial number.
+
+    So no two points of a server have the same time, however the clock is set, for a billion points; and none the same
+    millisecond, as long as the clock is not set back by a multiple of a thousand intervals.
+    """
+    return now // SECOND * SECOND + serial % 1000 * MILLISECOND + serial // 1000 % MILLISECOND
 
 
 # --------------------------------------------------------------------------------------------- InfluxDB
 
 
 class Destination(NamedTuple):
-    """Where the points go."""
+    """Address and credentials of InfluxDB."""
 
     host: str = "localhost"
     port: int = 8086
@@ -1368,25 +1391,28 @@ class Destination(NamedTuple):
     password: str = PASSWORD
     database: str = DATABASE
     tls: bool = False
-    path: str = ""  # before `/write`, as it stands in a URL
+    path: str = ""  # before `/write`, percent-encoded
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """The host, the port and the path, as in a URL."""
         return f"{uri_host(self.host)}:{self.port}{self.path}"
 
     def __str__(self) -> str:
-        """All but the password."""
-        scheme = "https" if self.tls else "http"
-        return f"{scheme}://{self.place}, database {self.database}, user {self.username}"
+        """Return the data source name, without the password."""
+        scheme, user, database = DSN_SCHEMES[self.tls], quote(self.username, ""), quote(self.database, "")
+        return f"{scheme}://{user}@{self.address}/{database}"
+
+
+DSN_SCHEMES = ("influxdb", "https+influxdb")  # without and with TLS
 
 
 def parse_dsn(dsn: str) -> Destination:
     """Read a data source name, `[https+]influxdb://[user:password@]host[:port][/path…]/[database]`.
 
-    The syntax is that of `InfluxDBClient.from_dsn`, but percent-escapes are decoded and IPv6 addresses read, and the
-    database, which may be empty, follows the last slash. Raises ValueError, with a reason in which no part of the DSN
-    stands, as it may hold a password.
+    The syntax is that of `InfluxDBClient.from_dsn`, but percent-encoding is decoded, IPv6 addresses are accepted, and
+    the database (may be empty) is the part after the last slash. Raises ValueError; the message never quotes user or
+    password.
     """
     try:
         parts = urlsplit(dsn)
@@ -1395,42 +1421,56 @@ def parse_dsn(dsn: str) -> Destination:
         raise ValueError("its host or port cannot be read") from None
     if not dsn:
         raise ValueError("it is empty")
-    if parts.scheme not in ("influxdb", "https+influxdb"):
-        raise ValueError("its scheme is neither influxdb nor https+influxdb")
+    if parts.scheme not in DSN_SCHEMES:
+        raise ValueError(f"write {meant_dsn(dsn)}")
     if not host:
         raise ValueError("it names no host")
     if "?" in dsn or "#" in dsn or dsn != "".join(dsn.split()):
-        raise ValueError("it holds “?”, “#” or a space, which in a password are written as %3F, %23 and %20")
+        raise ValueError("it contains “?”, “#” or a space; in a password, write them as %3F, %23 and %20")
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("its port is not a number from 1 to 65535")
     if "@" in parts.path:
-        raise ValueError("it has “@” behind the host, where that is %40; in a password, “/” is written as %2F")
+        raise ValueError("it has “@” after the host; write it there as %40, and “/” in a password as %2F")
     path, _, database = parts.path.rpartition("/")
     if any(segment in ("", ".", "..") for segment in path.split("/")[1:]):
-        raise ValueError("the path behind its host has an empty part, “.” or “..”")
+        raise ValueError("its path has an empty segment, “.” or “..”")
     if parts.username is None:
         username, password = USER, PASSWORD
     else:
         username, password = unquote(parts.username), unquote(parts.password or "")
-    tls = parts.scheme == "https+influxdb"
+    tls = parts.scheme == DSN_SCHEMES[True]
     return Destination(host, port or 8086, username, password, unquote(database) or DATABASE, tls, path)
 
 
-class Answer(Exception):
-    """An answer to InfluxDB's client that is not the one hoped for, in one line."""
+def meant_dsn(dsn: str) -> str:
+    """Return what somebody may have meant who gave another scheme, such as http, or none; without user and password."""
+    scheme, _, rest = dsn.rpartition("://")
+    _, at, address = rest.rpartition("@")
+    meant = DSN_SCHEMES[scheme == "https"]
+    try:
+        parse_dsn(f"{meant}://{address}")
+    except ValueError:
+        address = ""
+    if ":" not in dsn or not address:  # a single word may be anything, such as a password
+        address = "host:8086"
+    return f"{meant}://{'user:password@' if at else ''}{address}"
+
+
+class ResponseError(Exception):
+    """An HTTP response that does not report success, in one line."""
 
     def __init__(self, response: Any, error: str, text: str) -> None:
-        """response is one of requests; error is what InfluxDB says, text what anybody else does."""
+        """response is a requests.Response; error is InfluxDB's message, text the content if it has none."""
         target = response.headers.get("Location", "")
         says = filter(None, (one_line(response.reason), error or text, target and f"see {one_line(target)}"))
         super().__init__(f"{response.status_code} {': '.join(says)}".strip())
         self.status, self.error = response.status_code, error
-        after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is not heeded
+        after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is ignored
         self.retry_after = float(after) if re.fullmatch("[0-9]{1,9}", after) else 0.0
 
 
-class Trouble(Exception):
-    """InfluxDB does not take points now; one line that says why. The points are kept."""
+class UnavailableError(Exception):
+    """InfluxDB takes no points now; one line that says why. The points are kept."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
         """retry_after is in seconds."""
@@ -1438,140 +1478,116 @@ class Trouble(Exception):
         self.retry_after = retry_after
 
 
-class Rejected(Exception):
-    """InfluxDB rejects points for good, or the batch is too large; why, and how many of them it dropped."""
+class RefusedError(UnavailableError):
+    """InfluxDB refuses points, and the cause may be some of them, or that they are too many for one request."""
 
-    def __init__(self, reason: str, dropped: Optional[int] = None) -> None:
-        super().__init__(reason)
-        self.dropped = dropped
+    def __init__(self, line: str, response: ResponseError) -> None:
+        super().__init__(line, response.retry_after)
+        self.reason = response.error or str(response)
+        dropped = re.search(r"\bdropped[= ]([0-9]+)", response.error)
+        self.dropped = int(dropped[1]) if dropped else None  # how many of the points it did not store, if it says so
 
 
 class InfluxDB:
-    """The database that the points go to, through an `InfluxDBClient`; in InfluxDB 1.8, or in what has its `/write`.
+    """Writes points through an `InfluxDBClient` to InfluxDB 1.8, or to any server with its `/write`.
 
-    Only the answer to a write counts. To create the database is a courtesy, which not every such program knows.
+    Only the response to a write matters. Creating the database is optional: not every such server supports it.
 
-    Each exchange has a connection of its own: with one a minute, a kept one is what a firewall forgets in between.
+    Each exchange has a connection of its own: at one a minute, a firewall may forget an idle connection.
     """
 
-    # What is wrong with points, as InfluxDB 1.8 begins to say it, 2.x behind words of its own, and 3 altogether. Any
-    # other fault may pass, whatever its status is: a full disk and a limit are 400s as well.
-    FINAL = re.compile(
-        "(?:failure writing points to database: )?(?:partial write: )?"
-        "(?:points beyond retention policy|field type conflict|unable to parse)"
-        "|partial write of line protocol occurred|parsing failed for write_lp endpoint"
-    )
+    REFUSALS = (400, 413, 422)  # 1.8 answers 400 to a point that is too old or of another type, and to a full disk
+    REMEDIES = {  # by a status and words of InfluxDB's message
+        (401, "authorization failed"): f"give {DSN_VARIABLE} or --influx the password of user {{username}}",
+        (403, "not authorized to write"): 'an administrator can: GRANT ALL ON "{database}" TO "{username}"',
+        (404, "database not found"): 'an administrator can: CREATE DATABASE "{database}"',
+    }
 
     def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
         """tags are those of each point, beside `request=GETs_per_minute`."""
         self.destination = destination
-        self.where = f"InfluxDB at {destination.place}"
+        self.name = f"InfluxDB at {destination.address}"
         self.tags = {"request": "GETs_per_minute", **tags}
-        self.is_known = False  # whether connect() has found it
-        self.exchanging = threading.Thread()
+        self.began = inf  # the exchange that is under way, in monotonic seconds
 
-    def connect(self) -> None:
-        """Look once whether InfluxDB is there, by creating the database, which changes nothing if it exists.
+    def check_reachable(self) -> None:
+        """Check that InfluxDB is there by creating the database, which changes nothing if it exists.
 
-        Raises Trouble, but not for a refusal: 1.8 lets only an administrator, even if the database is there (403);
-        2.x answers 200, and inside "not implemented", and others that they know no such thing (400, 404, 405).
+        Raises UnavailableError, but ignores a refusal: 1.8 allows it only for administrators, even if the database
+        exists (403); 2.x responds 200 with the error "not implemented"; others do not support it (400, 404, 405).
         """
-        if self.is_known:
-            return
         try:
             self.create_database()
-        except Answer as answer:
-            if answer.status not in (400, 403, 404, 405) and not (answer.status == 200 and answer.error):
-                raise self.explain(answer) from None
-        self.is_known = True
+        except ResponseError as error:
+            if error.status not in (400, 403, 404, 405) and not (error.status == 200 and error.error):
+                raise self.explain_response(error) from None
 
     def write(self, points: list[Point]) -> None:
-        """Write points. Raises Trouble, Rejected.
+        """Write points. Raises UnavailableError, RefusedError.
 
-        A point that is written again, because nobody knows whether it arrived, overwrites itself: same series, same
-        time (InfluxDB 1.8, "How does InfluxDB handle duplicate points?").
+        A point can be written again if it is unknown whether it arrived: it overwrites itself, because series and
+        time are the same (InfluxDB 1.8, "How does InfluxDB handle duplicate points?").
         """
         rows = [
-            {"measurement": "requests", "tags": self.tags, "time": time, "fields": {"requests_number": number}}
-            for time, number in points
+            {
+                "measurement": "requests",
+                "tags": self.tags,
+                "time": point.time,
+                "fields": {"requests_number": point.number},
+            }
+            for point in points
         ]
-        try:
-            self.store(rows)
-        except Answer as answer:
-            if answer.status == 413 and len(points) > 1:
-                raise Rejected(str(answer)) from None
-            if answer.status in (400, 422) and self.FINAL.match(answer.error):
-                dropped = re.search(r"\bdropped=([0-9]+)$", answer.error)
-                raise Rejected(answer.error, int(dropped[1]) if dropped else None) from None
-            raise self.explain(answer) from None
-
-    def store(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows; if the database is missing, create it and write them again. Raises Answer, Trouble."""
         write = methodcaller("write_points", rows, time_precision="n")
         try:
-            self.exchange(write)
-        except Answer as answer:
-            if not is_missing_database(answer):
-                raise
-            with contextlib.suppress(Answer):  # why it cannot be created says less than the answer to a write
-                self.create_database()
-            self.exchange(write)
+            try:
+                self.exchange(write)
+            except ResponseError as error:
+                if error.status != 404 or not error.error.startswith("database not found"):
+                    raise
+                with contextlib.suppress(ResponseError):  # the response to the second write says more
+                    self.create_database()
+                self.exchange(write)
+        except ResponseError as error:
+            raise self.explain_response(error) from None
 
     def create_database(self) -> None:
-        """Create the database. Raises Answer, Trouble."""
-        self.exchange(lambda client: client.create_database(self.destination.database))
+        """Create the database. Raises ResponseError, UnavailableError."""
+        self.exchange(methodcaller("create_database", self.destination.database))
 
-    def exchange(self, ask: Callable[[Any], object]) -> None:
-        """Ask InfluxDB something through a client. Raises Answer, Trouble.
+    def exchange(self, request: Callable[[Any], object]) -> None:
+        """Send InfluxDB a request through a client, and read the response. Raises ResponseError, UnavailableError.
 
-        It happens in a thread of its own, which after EXCHANGE_SECONDS is left to itself: neither the system's look-up
-        of a name nor an answer that comes byte by byte ends by any time-out. Until that thread has ended there is no
-        second one.
+        The time-outs bound each address that is tried and each wait for data, but not the look-up of the name.
         """
-        late = Trouble(f"{self.where} has not finished an answer in {EXCHANGE_SECONDS:.0f} s")
-        if self.exchanging.is_alive():
-            raise late
-        failure: Optional[BaseException] = RuntimeError("the exchange broke off")
-
-        def run() -> None:
-            nonlocal failure
-            try:
-                with client:
-                    ask(client)
-                failure = None
-            except BaseException as error:  # SystemExit, too, which is no library's to raise
-                failure = error
-
         try:
             client = self.make_client()
-            self.exchanging = threading.Thread(target=run, name="influxdb", daemon=True)
-            self.exchanging.start()
         except ModuleNotFoundError as error:
-            install = f"{sys.executable} -m pip install -r requirements.txt"
-            raise Trouble(f"InfluxDB gets nothing: {error}; “{install}” installs what is missing") from None
+            python = r".venv\Scripts\python" if os.name == "nt" else ".venv/bin/python"
+            missing = f"the package {error.name or 'influxdb'} is missing"
+            raise UnavailableError(f"{missing}; start the server with {python}, as README.md does") from None
         except BaseException as error:  # a broken package may raise anything when it is imported
-            raise Trouble(f"InfluxDB gets nothing: {one_line(repr(error))}") from error
-        self.exchanging.join(EXCHANGE_SECONDS)
-        if self.exchanging.is_alive():
-            raise late
+            raise UnavailableError(f"the InfluxDB client cannot be loaded: {one_line(repr(error))}") from error
+        self.began = monotonic()
         try:
-            if isinstance(failure, Answer):
-                raise failure
-            if failure:
-                raise self.explain_failure(failure) from failure
+            with client:
+                request(client)
+        except ResponseError:
+            raise
+        except BaseException as error:  # SystemExit, too, which is no library's to raise
+            raise self.explain_failure(error) from error
         finally:
-            failure = None  # which refers to frames that refer to it: all that was read would stay until a collection
+            self.began = inf
 
     def make_client(self) -> Any:
-        """Make a client, which connects when it is asked something."""
+        """Create a client, which connects with its first request."""
         # Imported here because it takes 0.2 s and 20 MB, for which no request has to wait.
         import requests
         from influxdb import InfluxDBClient
 
         to = self.destination
         session = requests.Session()
-        session.trust_env = not is_loopback(to.host)  # HTTP_PROXY would divert even localhost
-        session.hooks["response"].append(check_answer)
+        session.trust_env = not is_loopback(to.host)  # or HTTP_PROXY would apply even to localhost
+        session.hooks["response"].append(check_response)
         return InfluxDBClient(
             host=uri_host(to.host),
             port=to.port,
@@ -1580,58 +1596,70 @@ class InfluxDB:
             database=to.database,
             path=to.path,
             ssl=to.tls,
-            verify_ssl=True,
-            timeout=INFLUXDB_SECONDS,
-            retries=1,  # one try; the reporter makes the second
+            verify_ssl=os.environ.get("REQUESTS_CA_BUNDLE") or True,  # which requests reads only if it trusts all of it
+            timeout=(CONNECT_SECONDS, RESPONSE_SECONDS),
+            retries=1,  # one attempt; the courier makes the next
             session=session,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},  # so that every answer is a text
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},  # not MessagePack, uncompressed
         )
 
-    def explain(self, answer: Answer) -> Trouble:
-        """What was answered, and, where InfluxDB's own words leave no doubt, what a person can do."""
-        to, remedy = self.destination, ""
-        if answer.status == 401 and answer.error == "authorization failed":
-            remedy = f"; give user {to.username} and the right password in {DSN_VARIABLE} or with --influx"
-        elif answer.status == 403 and "user is not authorized to write to database" in answer.error:
-            remedy = f'; an administrator can: GRANT ALL ON "{to.database}" TO "{to.username}"'
-        elif is_missing_database(answer):
-            remedy = f'; an administrator can: CREATE DATABASE "{to.database}"'
-        elif answer.status < 400 and not answer.error:
-            remedy = ", which is no answer of InfluxDB"
-        return Trouble(f"{self.where} answers {answer}{remedy}", answer.retry_after)
+    def explain_response(self, response: ResponseError) -> UnavailableError:
+        """Return a response with, if InfluxDB's words leave no doubt, what a person can do."""
+        line = f"{self.name} answers {response}"
+        for (status, words), remedy in self.REMEDIES.items():
+            if response.status == status and words in response.error:
+                line += "; " + remedy.format_map(self.destination._asdict())
+        if response.status < 400 and not response.error:
+            line += ", which is no answer of InfluxDB"
+        if response.status in self.REFUSALS:
+            return RefusedError(line, response)
+        return UnavailableError(line, response.retry_after)
 
-    def explain_failure(self, error: BaseException) -> Trouble:
-        """Why there is no answer; with advice, where the system's own words leave no doubt."""
-        import requests
+    def explain_failure(self, error: BaseException) -> UnavailableError:
+        """Return why there is no response; with what a person can do, if the system's words leave no doubt."""
+        from requests import exceptions
 
         cause = innermost(error)
-        reason = one_line(getattr(cause, "strerror", None) or cause)
+        reason = one_line(getattr(cause, "strerror", None) or cause).rstrip(".")
         if isinstance(cause, (TimeoutError, socket.timeout)):
-            return Trouble(f"{self.where} does not answer within {INFLUXDB_SECONDS:.0f} s")
-        if isinstance(error, requests.exceptions.ProxyError):
-            return Trouble(f"{self.where} cannot be reached through the proxy that the environment names: {reason}")
+            seconds = CONNECT_SECONDS if isinstance(error, exceptions.ConnectTimeout) else RESPONSE_SECONDS
+            return UnavailableError(f"{self.name} does not answer within {seconds:.0f} s")
+        if isinstance(error, (exceptions.ProxyError, exceptions.InvalidSchema)):
+            proxy = proxy_variable(self.destination.tls)
+            return UnavailableError(f"{self.name} cannot be reached through the proxy that {proxy} names: {reason}")
         if isinstance(cause, ConnectionRefusedError):
             remedy = "start influxd, or give another address with --influx"
-            return Trouble(f"{self.where} cannot be reached: {reason}; {remedy}")
+            return UnavailableError(f"{self.name} cannot be reached: {reason}; {remedy}")
         if getattr(cause, "reason", "") == "WRONG_VERSION_NUMBER":
-            return Trouble(f"{self.where} does not speak TLS; the address of one that does not begins with influxdb://")
+            return UnavailableError(f"{self.name} does not use TLS; write influxdb:// for https+influxdb://")
+        if getattr(cause, "verify_code", 0) in UNKNOWN_ISSUER:
+            line = f"{self.name} has a certificate of an unknown issuer ({getattr(cause, 'verify_message', '')})"
+            remedy = "name the file of a private authority's certificate in REQUESTS_CA_BUNDLE"
+            return UnavailableError(f"{line}; {remedy}")
         if isinstance(cause, OSError):
-            return Trouble(f"{self.where} cannot be reached: {reason}")
-        return Trouble(f"{self.where} cannot be used: {one_line(repr(cause))}")
+            return UnavailableError(f"{self.name} cannot be reached: {reason}")
+        return UnavailableError(f"{self.name} cannot be used: {one_line(repr(cause))}")
 
 
-def is_missing_database(answer: Answer) -> bool:
-    return answer.status == 404 and answer.error.startswith("database not found")
+# OpenSSL's codes for a certificate whose issuer is not among the known ones (openssl-verification-options(1)).
+UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
 
 
-def check_answer(response: Any, **_: Any) -> None:
-    """Read an answer to InfluxDB's client up to ANSWER_BYTES; raise Answer unless it says that all went well.
+def proxy_variable(tls: bool) -> str:
+    """Return the name of the environment variable that names the proxy to InfluxDB."""
+    names = ("https_proxy" if tls else "http_proxy", "all_proxy")
+    found = [name for wanted in names for name in (wanted, wanted.upper()) if os.environ.get(name)]
+    return found[0] if found else "the system"
+
+
+def check_response(response: Any, **_: Any) -> None:
+    """Read a response to InfluxDB's client; raise ResponseError unless it reports success.
 
     That is 204 for a write, and for a query 200 with JSON in which no error is (InfluxDB 1.8, "InfluxDB API
-    reference"). So no redirection is followed, which would turn a POST into a GET (RFC 9110 §15.4.2).
+    reference"). So no redirection is followed, which may turn a POST into a GET (RFC 9110 §15.4.2).
     """
     with response:
-        content = response.raw.read(ANSWER_BYTES)
+        content = read_content(response.raw)
     response.raw = BytesIO(content)  # where the client reads it
     errors = errors_in(content)
     if urlsplit(response.request.path_url).path.endswith("/query"):
@@ -1639,11 +1667,19 @@ def check_answer(response: Any, **_: Any) -> None:
     else:
         is_well = response.status_code == 204
     if not is_well:
-        raise Answer(response, errors[0] if errors else "", words_in(content))
+        raise ResponseError(response, errors[0] if errors else "", words_in(content))
+
+
+def read_content(raw: Any) -> bytes:
+    """Read the content of a response, in pieces: as much as CONTENT_BYTES and CONTENT_SECONDS allow."""
+    content, end = bytearray(), monotonic() + CONTENT_SECONDS
+    while len(content) < CONTENT_BYTES and monotonic() < end and (piece := raw.read(64)):
+        content += piece
+    return bytes(content)
 
 
 def errors_in(content: bytes) -> Optional[list[str]]:
-    """The messages in InfluxDB's JSON; None if it is no such.
+    """Return the error messages in InfluxDB's JSON; None if this is not such JSON.
 
     1.8 has `{"error": "…"}` or `{"results": [{"error": "…"}]}`, 2.x has `{"code": "…", "message": "…"}`.
     """
@@ -1656,148 +1692,287 @@ def errors_in(content: bytes) -> Optional[list[str]]:
 
 
 def words_in(content: bytes) -> str:
-    """What a text says, in one line; of HTML, the title."""
+    """Return a text on one line; of HTML, only the title."""
     text = content.decode(errors="replace")
     title = re.search("(?is)<title[^>]*>(.*?)</title", text)
     return one_line(title[1] if title else text)
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The error that this one began with: what the system or the other side said, before anybody reworded it."""
+    """Return the error that this one began with, which has the message of the system or of the other side."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     return error
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by name or address."""
+    """Return whether a host is this machine, by name or address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-# --------------------------------------------------------------------------------------------- Reporter
+# --------------------------------------------------------------------------------- Reporter and courier
+
+
+class Interval(NamedTuple):
+    """What the server did while it counted the requests of a point."""
+
+    requests: int
+    seconds: float
+    peak: float  # requests per second
+
+
+@contextlib.contextmanager
+def survived(troubles: Once, what: str, outbox: Outbox) -> Iterator[None]:
+    """Log whatever is raised inside, once until all is well, and go on: no background thread ends by an error."""
+    try:
+        yield
+    except BaseException as error:
+        with contextlib.suppress(BaseException):  # there may be no memory to log it
+            log_failure(troubles, what, error, outbox)
+
+
+def log_failure(troubles: Once, what: str, error: BaseException, outbox: Outbox) -> None:
+    """Log an error after which the next round may succeed."""
+    if isinstance(error, (sqlite3.Error, OSError, MemoryError)):
+        troubles.warn(f"{what}: {outbox.explain(error)}; requests are still counted")
+    elif troubles.warn(f"A bug in this server: {error!r}"):
+        log.error("It came from here:", exc_info=error)
+
+
+class Courier(threading.Thread):
+    """The daemon thread that delivers the points in the outbox, and logs what became of those of each interval.
+
+    InfluxDB, a proxy or a name server may hold it up for as long as they like: nothing waits for it but the end of
+    the program, which has a deadline.
+    """
+
+    def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
+        """longest_pause (s) is that between two attempts. If quiet, it logs no interval but the last."""
+        super().__init__(name="courier", daemon=True)
+        self.outbox, self.influxdb, self.longest_pause, self.quiet = outbox, influxdb, longest_pause, quiet
+        self.status = "no point sent yet"  # for the live line
+        self.intervals: deque[Interval] = deque()  # those not logged yet; the thread that takes one out logs it
+        self.wakeup, self.ending = threading.Event(), threading.Event()  # another interval; the last one
+        self.taken = self.taken_before = 0  # points that InfluxDB has taken; how many when none waited last
+        self.newest_taken = Point(0, 0, 0)
+        self.rejected = 0  # points, in this delivery
+        self.troubles, self.rejections = Once(), Once()
+
+    def hand_over(self, interval: Optional[Interval], is_last: bool = False) -> None:
+        """Have the points delivered, and this interval logged, if there is one. Earlier ones are logged now."""
+        if self.intervals:
+            seconds = monotonic() - self.influxdb.began
+            if seconds > SLOW_SECONDS:
+                self.troubles.warn(f"{self.influxdb.name} has not finished an answer in {seconds:.0f} s")
+            self.log_intervals()
+        if interval:
+            self.intervals.append(interval)
+        if is_last:
+            self.ending.set()
+        self.wakeup.set()
+
+    def run(self) -> None:
+        pause, is_last = 0.0, False
+        while not is_last:
+            is_last = self.ending.is_set()
+            pause = self.round(pause, is_last)
+            if not is_last:
+                self.wakeup.wait(pause or None)
+                self.wakeup.clear()
+
+    def round(self, pause: float, is_last: bool = False) -> float:
+        """Deliver, after a pause of so many seconds, and log what became of it; return the next pause, 0 for none."""
+        failure, is_done = None, False
+        try:
+            is_done = self.deliver()
+        except BaseException as error:
+            failure = error
+            longer = min(max(RETRY_SECONDS, 2 * pause), self.longest_pause)
+        pause = max(longer, getattr(failure, "retry_after", 0.0)) if failure else 0.0
+        with survived(self.troubles, "A delivery cannot be logged", self.outbox):
+            if failure:
+                self.log_failure(failure)
+            elif is_done:
+                self.log_success()
+            if is_last or not self.wakeup.is_set():  # or the next round follows at once
+                self.log_intervals(is_last)
+        return pause
+
+    def stop(self, end: float) -> None:
+        """Let the thread deliver until end (monotonic seconds); then log the intervals that it has not logged."""
+        self.ending.set()
+        self.wakeup.set()
+        self.join(max(0.0, end - monotonic()))
+        self.log_intervals(is_last=True)
+
+    def deliver(self) -> bool:
+        """Send the points that wait, in order; return whether that was all, or another interval ended meanwhile.
+
+        Raises UnavailableError, sqlite3.Error.
+        """
+        self.rejected = 0
+        if not (self.taken or self.outbox.oldest(1)):  # so that a person learns at once whether InfluxDB is there
+            self.influxdb.check_reachable()
+        while points := self.outbox.oldest(BATCH_POINTS):
+            self.send(points)
+            if self.wakeup.is_set():
+                return len(points) < BATCH_POINTS
+        return True
+
+    def send(self, points: list[Point]) -> None:
+        """Send points. Raises UnavailableError if InfluxDB takes none now.
+
+        A point is at fault if InfluxDB refuses it alone, and takes one that was recorded later, both before and after
+        that. If it refuses that, too, the cause is another (a full disk, a limit, a proxy), and all points wait.
+        """
+        try:
+            self.write(points)
+        except RefusedError:
+            witness = max([self.newest_taken, *self.outbox.newest()])
+            self.write([witness])
+            refused = list(self.find_refused([point for point in points if point != witness]))
+            if refused:
+                self.write([witness])
+            for group, reason in refused:
+                self.outbox.move_to_rejected(group, reason)
+                self.rejected += len(group)
+                place = f"table rejected of {self.outbox.display_name}"
+                self.rejections.warn(f"InfluxDB rejects points, now kept in {place}: {reason}")
+
+    def find_refused(self, points: list[Point]) -> Iterator[tuple[list[Point], str]]:
+        """Send points, and halve what is refused; yield the points that are refused alone, or all at once, and why."""
+        if not points:
+            return
+        try:
+            self.write(points)
+        except RefusedError as refusal:
+            if len(points) == 1 or refusal.dropped == len(points):
+                yield points, refusal.reason
+            else:
+                middle = len(points) // 2
+                yield from self.find_refused(points[:middle])
+                yield from self.find_refused(points[middle:])
+
+    def write(self, points: list[Point]) -> None:
+        """Write points, and forget them: they are acknowledged. Raises UnavailableError, RefusedError."""
+        self.influxdb.write(points)
+        removed = self.outbox.remove(points)
+        if not self.taken:  # now that there is one that InfluxDB takes, see whether it still rejects the others
+            self.outbox.requeue_rejected()
+        self.taken += removed
+        self.newest_taken = max(self.newest_taken, *points)
+
+    def log_failure(self, failure: BaseException) -> None:
+        """Log why nothing was delivered, once until all is well."""
+        self.status = "InfluxDB takes no points"
+        if isinstance(failure, UnavailableError):
+            self.troubles.warn(f"{failure}; points wait in {self.outbox.display_name}")
+        else:
+            log_failure(self.troubles, "No point can be delivered", failure, self.outbox)
+
+    def log_success(self) -> None:
+        """Log that InfluxDB takes points, if that is new, and how many had waited."""
+        if not self.taken:
+            return  # it was only looked for
+        self.status = "InfluxDB rejects points" if self.rejected else "InfluxDB takes points"
+        late, is_first = self.taken - self.taken_before, not self.taken_before
+        self.taken_before = self.taken
+        had_waited = f"; {counted(late, 'point')} had waited" if late > 1 else ""
+        if self.troubles.well():
+            log.info("All is well again: InfluxDB takes points%s", had_waited)
+        elif is_first:
+            log.info("InfluxDB takes points%s", had_waited)
+
+    def log_intervals(self, is_last: bool = False) -> None:
+        """Log the intervals that are not logged yet: how many requests came, and where the points are."""
+        number = len(self.intervals)
+        pending, place = self.outbox.pending, self.outbox.display_name
+        level, fate = logging.INFO, "delivered to InfluxDB"
+        if pending:
+            self.status = f"{counted(pending, 'point')} waiting"
+            fate = f"points waiting in {place}: {pending}"
+            if is_last and self.outbox.path == ":memory:":
+                level, fate = logging.WARNING, f"points lost, as they were in memory only: {pending}"
+        elif self.rejected:
+            fate = f"points that InfluxDB rejected: {self.rejected}"
+        for _ in range(number):
+            try:
+                interval = self.intervals.popleft()
+            except IndexError:
+                return  # another thread has logged it
+            if is_last or not self.quiet:
+                rate = interval.requests / max(interval.seconds, 0.001)
+                rates = f"{per_second(rate)}, at most {per_second(max(rate, interval.peak))}"
+                requests = f"{counted(interval.requests, 'request')} in {duration(interval.seconds)} ({rates})"
+                log.log(level, "%s; %s", requests, fate)
 
 
 class Reporter(threading.Thread):
-    """The daemon thread that wakes at each interval, records a point in the outbox and delivers what waits there.
+    """The daemon thread that wakes at each interval, and records a point in the outbox for the courier to deliver.
 
-    It never dies: what goes wrong in a round is logged, once until all is well, and the next round tries again.
+    It waits for nothing but the disk.
     """
 
     def __init__(
-        self,
-        outbox: Outbox,
-        influxdb: InfluxDB,
-        interval: float,
-        take_most: Callable[[], float] = float,
-        quiet: bool = False,
+        self, outbox: Outbox, courier: Courier, interval: float, take_recent_peak: Callable[[], float] = float
     ) -> None:
-        """interval is in seconds; take_most tells the most requests in a second since it was last called.
-
-        If it is quiet, it logs no line for each interval.
-        """
+        """interval is in seconds; take_recent_peak() returns the most requests in a second since its last call."""
         super().__init__(name="reporter", daemon=True)
-        self.outbox, self.influxdb, self.interval = outbox, influxdb, interval
-        self.take_most, self.quiet = take_most, quiet
-        self.status = "InfluxDB not asked yet"
-        self.taken = 0  # points that InfluxDB has taken
+        self.outbox, self.courier, self.interval, self.take_recent_peak = outbox, courier, interval, take_recent_peak
         self.stopping = threading.Event()
-        self.recorded = monotonic()  # when the running interval began
-        self.clock_offset = time_ns() / 1e9 - self.recorded  # of the system's clock to the monotonic one, in seconds
-        self.end = inf  # of the delivery when the program stops
-        self.troubles: set[str] = set()  # logged since all was well
-        self.rejection = ""  # logged last
-        self.is_recorded = True  # whether the last point could be recorded
-        self.rejected = 0  # points, since the last was recorded
-        self.pause = 0.0  # seconds from the last failure in a row to the next try; 0 if the last delivery did not fail
-        self.retry = inf  # when that try is due (monotonic seconds)
-        self.concerns: list[str] = []  # about the files, logged last
+        self.retry_end = inf  # at the end, until when a recording that fails is tried again, in monotonic seconds
+        self.is_done = False  # the last point is recorded
+        self.began = monotonic()  # the interval
+        self.clock_offset = time_ns() / 1e9 - self.began  # of the system's clock to the monotonic one, in seconds
+        self.troubles, self.problems = Once(), Once()
 
     def run(self) -> None:
-        beat = monotonic() + self.interval
-        self.attempt(self.deliver, beat)
-        while not self.stopping.wait(min(beat, self.retry) - monotonic()):
-            if self.retry < beat:
-                self.attempt(self.deliver, beat)
-                continue
-            missed = max(0.0, monotonic() - beat) // self.interval
-            beat += self.interval * (1 + missed)  # on the old schedule, without the beats that were missed
-            self.attempt(self.report, beat)
-        self.attempt(self.deliver, self.end)
+        due = monotonic() + self.interval
+        while not self.stopping.wait(due - monotonic()):
+            missed = max(0.0, monotonic() - due) // self.interval
+            due += self.interval * (1 + missed)  # on the old schedule, without the intervals that were missed
+            if interval := self.record():
+                self.courier.hand_over(interval)
+        while not (last := self.record()) and monotonic() < self.retry_end:
+            sleep(PAUSE_SECONDS)
+        self.is_done = last is not None
+        self.courier.hand_over(last, is_last=True)
 
     def stop(self, end: float) -> None:
-        """Record the last, partial interval, let the thread deliver what waits, and tell what became of it.
+        """Record the last, partial interval, for which half of the time is left, and let the courier deliver until end.
 
-        All of it until end (monotonic seconds), and half of the time, if need be, for the recording.
+        end is in monotonic seconds.
         """
-        self.end = end
-        recording_end = (monotonic() + end) / 2
-        while not (recorded := self.attempt(self.record)) and monotonic() < recording_end:
-            sleep(PAUSE_SECONDS)
+        self.retry_end = (monotonic() + end) / 2
         self.stopping.set()
-        self.join(max(0.0, end - monotonic()))
-        if recorded:
-            self.attempt(self.tell, *recorded, True)
-        else:
-            place = self.outbox.counter.path
-            log.warning("The last point was not recorded: its requests are counted in %s until the next start", place)
+        self.join(max(0.0, self.retry_end - monotonic()) + PAUSE_SECONDS)
+        if not self.is_done:
+            log.warning("The last point could not be recorded")
+        self.courier.stop(end)
 
-    def attempt(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        """Do something and return its result, or log what goes wrong, whatever that is."""
-        try:
-            return action(*arguments)
-        except BaseException as error:
-            with contextlib.suppress(BaseException):  # there may be no memory to log it
-                self.log_failure(error)
+    def record(self) -> Optional[Interval]:
+        """Record a point; return its interval, or None if that failed."""
+        with survived(self.troubles, "The state files cannot be checked", self.outbox):
+            problems = list(self.outbox.counter.problems())
+            for problem in problems:
+                self.problems.warn(problem)
+            if not problems:
+                self.problems.well()
+        with survived(self.troubles, "No point can be recorded", self.outbox):
+            now = time_ns()
+            self.log_clock_step(now / 1e9 - monotonic())
+            point = self.outbox.record(now)
+            if self.troubles.well():
+                log.info("Points are recorded again")
+            began, self.began = self.began, monotonic()
+            return Interval(point.number, self.began - began, self.take_recent_peak())
         return None
 
-    def log_failure(self, error: BaseException) -> None:
-        """Log what went wrong in a round, from which the next one need not suffer."""
-        if self.stopping.is_set() and isinstance(error, sqlite3.ProgrammingError):
-            log.debug("The program did not wait any longer: its outbox is closed")
-        elif isinstance(error, sqlite3.Error):
-            self.log_trouble(f"No point can be kept: {self.outbox.explain(error)}; requests are still counted")
-        elif isinstance(error, (OSError, MemoryError)):
-            what = one_line(str(error) or repr(error))
-            self.log_trouble(f"The system lets no point be recorded or delivered ({what}); requests are still counted")
-        elif self.log_trouble(f"A bug in this server: {error!r}"):
-            log.error("It came from here:", exc_info=error)
-
-    def report(self, until: float) -> None:
-        """Record a point, deliver what waits, and tell how many requests there were and what became of the point.
-
-        until is that of deliver().
-        """
-        recorded = self.attempt(self.record)
-        self.deliver(until)
-        if recorded:
-            self.tell(*recorded)
-
-    def record(self) -> tuple[int, float]:
-        """Record a point; return its number of requests, and in how many seconds they came."""
-        self.attempt(self.watch_files)
-        time = time_ns()
-        self.watch_clock(time / 1e9 - monotonic())
-        self.is_recorded = False
-        number = self.outbox.record(time)
-        self.is_recorded = True
-        now = monotonic()
-        seconds, self.recorded = now - self.recorded, now
-        self.rejected = 0
-        return number, seconds
-
-    def watch_files(self) -> None:
-        """Log what is wrong with the files, once until it changes."""
-        concerns = list(self.outbox.concerns())
-        for concern in concerns:
-            if concern not in self.concerns:
-                log.warning("%s", concern)
-        self.concerns = concerns
-
-    def watch_clock(self, offset: float) -> None:
-        """Log a step of the system's clock, whose offset (seconds) to the monotonic one is now this."""
+    def log_clock_step(self, offset: float) -> None:
+        """Log a step of the system's clock, whose offset (s) to the monotonic one is now this."""
         step = offset - self.clock_offset
         self.clock_offset = offset
         least = max(self.interval, CLOCK_STEP_SECONDS)
@@ -1805,111 +1980,6 @@ class Reporter(threading.Thread):
             log.warning("The system's clock went forward by %.0f s: it was set, or the machine was asleep", step)
         elif step < -least:
             log.warning("The system's clock was set back by %.0f s", -step)
-
-    def deliver(self, until: float) -> None:
-        """Send what waits, oldest first, until nothing does, InfluxDB is in trouble, or until (monotonic seconds).
-
-        A failure is soon tried again, then more and more rarely; but not if that might end after until, when the next
-        point is due.
-        """
-        begin, taken = monotonic(), self.taken
-        self.pause = min(max(RETRY_SECONDS, 2 * self.pause), self.interval)
-        try:
-            if not self.outbox.oldest(1):
-                self.influxdb.connect()  # at the start, so that a person learns at once whether it is there
-            while (points := self.outbox.oldest(BATCH_POINTS)) and monotonic() < until:
-                self.send(points)
-            self.pause = 0.0
-            if not points:
-                self.log_well(taken)
-        except Trouble as trouble:
-            self.log_trouble(f"{trouble}; points wait in {self.outbox.display_name}")
-            self.tell_status(self.outbox.waiting())
-            self.pause = max(self.pause, trouble.retry_after)
-        finally:
-            end = monotonic()
-            retry = end + self.pause
-            self.retry = retry if self.pause and retry + (end - begin) <= until else inf
-
-    def log_well(self, taken: int) -> None:
-        """Log that InfluxDB takes points, after trouble or if it had taken none before; taken is how many before."""
-        self.status = "InfluxDB rejects points" if self.rejected else "InfluxDB takes points"
-        late = self.taken - taken
-        had_waited = f"; {counted(late, 'point')} had waited" if late > 1 else ""
-        if self.troubles and self.is_recorded:
-            log.info("All is well again: InfluxDB takes points%s", had_waited)
-            self.troubles.clear()
-        elif late and not taken:
-            log.info("InfluxDB takes points%s", had_waited)
-
-    def tell_status(self, waiting: int) -> None:
-        """Have the live line show how many points wait."""
-        self.status = f"{counted(waiting, 'point')} waiting" if waiting else "InfluxDB takes no points"
-
-    def tell(self, number: int, seconds: float, at_end: bool = False) -> None:
-        """Log how many requests came in how many seconds, and where their point is; at the end, for good."""
-        waiting, where = self.outbox.waiting(), self.outbox.display_name
-        level = logging.INFO
-        if waiting and at_end and self.outbox.path == ":memory:":
-            level = logging.WARNING
-            fate = f"points lost, as they were in memory only: {waiting}"
-        elif waiting and self.outbox.displaced():
-            level = logging.WARNING if at_end else logging.INFO
-            fate = f"points waiting in the file that was {where}: {waiting}"
-        elif waiting:
-            fate = f"points waiting in {where}: {waiting}"
-        elif self.rejected:
-            fate = f"points that InfluxDB rejected: {self.rejected}"
-        else:
-            fate = "delivered to InfluxDB"
-        if waiting:
-            self.tell_status(waiting)
-        rate = number / max(seconds, 0.001)
-        most = max(rate, self.take_most())
-        if self.quiet and not at_end:
-            return
-        rates = f"{per_second(rate)}, at most {per_second(most)}"
-        log.log(level, "%s in %s (%s); %s", counted(number, "request"), duration(seconds), rates, fate)
-
-    def send(self, points: list[Point]) -> None:
-        """Send points; halve what is rejected, until the points that are at fault stand alone.
-
-        Not even "dropped=0" says that all of a batch was stored: it goes with what could not be parsed, too, and points
-        of several shards share one answer, which tells of one.
-        """
-        try:
-            self.influxdb.write(points)
-        except Rejected as rejection:
-            reason = str(rejection)
-            if len(points) == 1 and rejection.dropped == 0:
-                self.outbox.remove(points)
-            elif len(points) == 1 or rejection.dropped == len(points):
-                self.outbox.set_aside(points, reason)
-                self.rejected += len(points)
-                if essence(reason) != essence(self.rejection):
-                    place = f"table rejected of {self.outbox.display_name}"
-                    log.warning("InfluxDB rejects points, now kept in %s: %s", place, reason)
-                self.rejection = reason
-            else:
-                middle = len(points) // 2
-                self.send(points[:middle])
-                self.send(points[middle:])
-        else:
-            self.outbox.remove(points)
-            self.taken += len(points)
-
-    def log_trouble(self, trouble: str) -> bool:
-        """Log what is wrong, unless it was logged since all was well; return whether it was new."""
-        is_new = essence(trouble) not in self.troubles
-        if is_new:
-            log.warning("%s", trouble)
-        self.troubles.add(essence(trouble))
-        return is_new
-
-
-def essence(message: str) -> str:
-    """A message without words that hold a digit, as numbers, times and identifiers do: the same fault has others."""
-    return re.sub(r"\S*\d\S*", "", message)
 
 
 # ================================================================================= Part III: the program
@@ -2816,7 +2886,7 @@ class Workers:
         self.program = getattr(sys.modules["__main__"], "__file__", None)
         self.source = self.read_program()
         self.loads = counter.loads(options.workers * options.threads)
-        self.connections = counter.beside(2, options.workers * options.threads)
+        self.connections = counter.cell_words(2, options.workers * options.threads)
         self.server = SumServer(listener, counter.cells, handler_for(options), self.loads)
         self.others = [Worker(number) for number in range(2, options.workers + 1)]
         self.stop_asked, self.stopping = self.context.Pipe(duplex=False)  # the end of this pipe is the order
@@ -3150,7 +3220,6 @@ class Watch(threading.Thread):
     def tell(self) -> None:
         """Log what was taken since the start."""
         with contextlib.suppress(Exception):
-            self.look()
             for line in self.meter.summary(cpu_limit(), os.cpu_count() or 1, self.processes):
                 log.info("%s", line)
 
@@ -3284,7 +3353,8 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that hides passwords in messages about bad usage, and knows what a mistyped option may mean."""
 
     def error(self, message: str) -> NoReturn:
-        hidden = re.sub(r"(?s)influxdb://.*", "influxdb://…", message)
+        is_own = message.startswith(("argument --influx: ", f"{DSN_VARIABLE}: "))  # which quotes no password
+        hidden = message if is_own else re.sub(r"(?s)influxdb://.*", "influxdb://…", message)
         if mistyped := re.match(r"unrecognized arguments: (-[\w-]+)", message):
             hidden += near(mistyped[1], re.findall(r"--[a-z-]+", self.format_usage()))
         super().error(hidden)
@@ -3358,22 +3428,21 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
     """Serve until there is something to read from stop_asked. Raises StartError, OSError."""
     prepare_process()
     with contextlib.ExitStack() as stack:
-        if_refused = stack.enter_context(contextlib.ExitStack())
         listener = stack.enter_context(listen(options.bind, options.port))
-        counter, outbox = open_files(options, stack, if_refused)
-        watch = Watch(counter, options, lambda: reporter.status)
+        counter, outbox = open_files(options, stack)
         influxdb = InfluxDB(options.destination, options.tags)
-        reporter = Reporter(outbox, influxdb, options.interval, watch.meter.take_most, options.quiet)
+        courier = Courier(outbox, influxdb, options.interval, options.quiet)
+        watch = Watch(counter, options, lambda: courier.status)
+        reporter = Reporter(outbox, courier, options.interval, watch.meter.take_most)
         if options.workers > 1:
             service: Any = Workers(listener, counter, options)
         else:
             service = SumServer(listener, counter.cells, handler_for(options))
-        reporter.attempt(reporter.watch_files)
         try:
             service.start()
-            start_thread(reporter)  # which imports what InfluxDB takes, while no other thread imports anything
+            start_thread(reporter)
+            start_thread(courier)  # which imports what InfluxDB takes, while no other thread imports anything
             announce(listener, options, outbox.display_name)
-            if_refused.pop_all()
             start_thread(watch)
             stop_asked.recv(1)
             watch.stop()
@@ -3382,16 +3451,17 @@ def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
             end = monotonic() + STOP_SECONDS
             try:
                 service.stop()
+                watch.look()
+            finally:
+                if courier.ident:
+                    reporter.stop(end)
+                this = threading.get_ident()
+                log.addFilter(lambda record: record.thread == this)  # no other thread logs anything after the summary
                 if watch.ident:
                     watch.tell()
-            finally:
-                if reporter.ident:
-                    reporter.stop(end)
 
 
-def open_files(
-    options: argparse.Namespace, stack: contextlib.ExitStack, if_refused: contextlib.ExitStack
-) -> tuple[Counter, Outbox]:
+def open_files(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Counter, Outbox]:
     """Open, or make, the counter and the outbox; leave their closing to the stack. Raises StartError."""
     count_file = f"{options.state}-count"
     if options.state == ":memory:":
@@ -3401,11 +3471,8 @@ def open_files(
     try:
         outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
         cells = range(1, 1 + options.threads)
-        counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, make=outbox.is_new)))
-        if_refused.callback(counter.discard)
-        if_refused.callback(outbox.discard)
-        outbox.open_for(counter)
-        outbox.offer_again()
+        counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, create=outbox.is_new)))
+        outbox.attach(counter)
         behind = (outbox.state()[2] - time_ns()) / 1e9
         recovered = outbox.recover(round(options.interval * 1e9), time_ns())
     except (OSError, sqlite3.Error) as error:
@@ -3413,8 +3480,9 @@ def open_files(
     if behind > options.interval:
         log.warning("The system's clock is %.0f s behind the time at which the server ran last", behind)
     if recovered:
+        are_now = "it is" if recovered == 1 else "they are"
         left = counted(recovered, "request")
-        log.info("The server was killed when it ran last; a point now has the %s it had counted since", left)
+        log.info("The last run ended before it could record %s; %s in a point now", left, are_now)
     return counter, outbox
 
 

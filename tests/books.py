@@ -49,11 +49,13 @@ def waiting(state: Path) -> list[tuple[int, int]]:
 
 
 def rejected(state: Path) -> list[tuple[int, int, str]]:
-    """Time, number and reason of the points that InfluxDB rejected, and is not offered before the next start."""
+    """Time, number and reason of the points that InfluxDB rejected."""
     return ask(state, "SELECT time, requests_number, reason FROM rejected ORDER BY time")
 
 
 def add_waiting(state: Path, points: list[tuple[int, int]]) -> None:
-    """Add points to the state file of a server that does not run, as if they had waited there."""
+    """Add points to the state file of a server that does not run, as if it had recorded them, in this order."""
     with contextlib.closing(sqlite3.connect(state)) as database, database:
-        database.executemany("INSERT INTO requests VALUES (?, ?)", points)
+        for point in points:
+            database.execute("UPDATE state SET points = points + 1")
+            database.execute("INSERT INTO requests SELECT ?, ?, points FROM state", point)

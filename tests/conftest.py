@@ -167,10 +167,10 @@ def at_end():
 
 @pytest.fixture
 def open_counter(tmp_path, at_end):
-    """open_counter(path=tmp_path/"count") -> Counter, made if there is none, and closed at the end."""
+    """open_counter(path=tmp_path/"count") -> Counter, created if there is none, and closed at the end."""
 
     def open_one(path: Path = tmp_path / "count") -> Counter:
-        return at_end.enter_context(contextlib.closing(Counter(str(path), 0, 1, make=True)))
+        return at_end.enter_context(contextlib.closing(Counter(str(path), 0, 1, create=True)))
 
     return open_one
 
@@ -183,7 +183,7 @@ def counter(open_counter):
 @pytest.fixture
 def outbox(tmp_path, counter, at_end):
     outbox = at_end.enter_context(contextlib.closing(Outbox(str(tmp_path / "state"))))
-    outbox.open_for(counter)
+    outbox.attach(counter)
     return outbox
 
 

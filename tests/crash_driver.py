@@ -21,7 +21,7 @@ from time import time_ns
 from books import counted, rejected, waiting
 from states import opened
 
-from webserver_influx import Counter, Outbox, Rejected, Reporter
+from webserver_influx import Counter, Courier, Outbox, Point, RefusedError, Reporter
 
 TRACED = {
     function.__code__
@@ -31,11 +31,13 @@ TRACED = {
         Outbox.recover,
         Outbox.oldest,
         Outbox.remove,
-        Outbox.set_aside,
-        Outbox.offer_again,
-        Reporter.report,
-        Reporter.deliver,
-        Reporter.send,
+        Outbox.move_to_rejected,
+        Outbox.requeue_rejected,
+        Reporter.record,
+        Courier.deliver,
+        Courier.send,
+        Courier.find_refused,
+        Courier.write,
     )
 }
 INTERVAL = 1_000_000_000
@@ -53,7 +55,8 @@ class Books:
     def server(self):
         """A server's life: what it counted, and where it reports."""
         with opened(self.state, self.count_file) as (counter, outbox):
-            yield counter, outbox, Reporter(outbox, FileInfluxDB(self.influx), 1.0)
+            courier = Courier(outbox, FileInfluxDB(self.influx), 1.0)
+            yield counter, outbox, Reporter(outbox, courier, 1.0)
 
     def count(self, counter: Counter, number: int) -> None:
         for _ in range(number):
@@ -72,40 +75,62 @@ class Books:
         assert sum(delivered.values()) + set_aside == self.shared[0]
 
 
+class Refusal(RefusedError):
+    """A refusal that says how many points were dropped."""
+
+    def __init__(self, dropped: int) -> None:
+        Exception.__init__(self, "bad")
+        self.reason, self.dropped, self.retry_after = "bad", dropped, 0.0
+
+
 class FileInfluxDB:
     """Takes points but for those of BAD requests, with which it does as InfluxDB: it stores the others of the batch."""
+
+    name = "a file"
+    began = float("inf")
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def connect(self) -> None:
+    def check_reachable(self) -> None:
         pass
 
-    def write(self, points: list[tuple[int, int]]) -> None:
-        good = [f"{time} {number}\n" for time, number in points if number != BAD]
+    def write(self, points: list[Point]) -> None:
+        good = [f"{point.time} {point.number}\n" for point in points if point.number != BAD]
         with self.path.open("a") as file:
             file.writelines(good)
         if len(good) < len(points):
-            raise Rejected("bad", dropped=len(points) - len(good))
+            raise Refusal(len(points) - len(good))
+
+
+def report(reporter: Reporter) -> None:
+    """What both threads do when an interval ends."""
+    interval = reporter.record()
+    assert interval
+    reporter.courier.hand_over(interval)
+    reporter.courier.wakeup.clear()
+    reporter.courier.deliver()
 
 
 def live(books: Books) -> None:
-    """Recover, record and deliver, with a point that is rejected and a batch that is split."""
+    """Recover, record and deliver, with points that are rejected and batches that are split."""
     with books.server() as (counter, outbox, reporter):
         books.count(counter, 5)  # before the trace: what a kill left
-        outbox.offer_again()
         outbox.recover(INTERVAL, time_ns())
         books.count(counter, BAD)
-        reporter.report(float("inf"))
+        assert reporter.record()
+        books.count(counter, BAD)
+        assert reporter.record()
         books.count(counter, 2)
-        reporter.report(float("inf"))
+        report(reporter)
+        books.count(counter, 1)
+        report(reporter)
 
 
 def live_cleanly(books: Books) -> None:
     with books.server() as (_, outbox, reporter):
-        outbox.offer_again()
         outbox.recover(INTERVAL, time_ns())
-        reporter.report(float("inf"))
+        report(reporter)
 
 
 def kill_before_line(number: int, pipe: int) -> None:

@@ -516,6 +516,10 @@ class Server(Daemon):
         """The lines on standard error."""
         return self.stderr_text().splitlines()
 
+    def reports(self) -> list[re.Match[str]]:
+        """The lines of its log that tell of an interval each: how many requests, and what became of the point."""
+        return [match for match in map(REPORT_LINE.fullmatch, self.log()) if match]
+
     def workers(self) -> list[int]:
         """The pids of the processes that answer requests beside the program's own, which is worker 1."""
         return [pid for pid, command in processes_of(self._groups[-1]).items() if "spawn_main" in command]

@@ -42,11 +42,13 @@ INSTALLED_BY_CI = {
     "faketime": "faketime",
     "mkfs.btrfs": "btrfs-progs",
     "ps": "procps",
+    "strace": "strace",
     "systemd-analyze": "systemd",
     "victoria-metrics": "victoria-metrics",
 }
 PACKAGES = {
     **INSTALLED_BY_CI,
+    "openssl": "openssl",
     "bash": "bash",
     "hostname": "hostname",
 }

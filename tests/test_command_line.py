@@ -194,7 +194,7 @@ def test_port_0_takes_a_free_port_and_says_which(server):
 def test_influx_is_where_the_points_go(server, influxd):
     influx = influxd()
     web = server("--influx", f"influxdb://me:{PASSWORD}@127.0.0.1:{influx.port}/numbers")
-    destination = f"http://127.0.0.1:{influx.port}, database numbers, user me"
+    destination = f"influxdb://me@127.0.0.1:{influx.port}/numbers"
     assert f"Every 60 s statistics go to {destination}; until then they are in math_server.db.\n" in web.stdout_text()
     web.get()
     assert web.stop() == 0
@@ -449,10 +449,10 @@ def test_a_quiet_run_with_influxdb_logs_one_line_a_minute_and_no_other(server, i
     web = server("--influx", influxd().dsn())
     web.get()
     assert web.stop() == 0
-    *summary, takes, line = web.log()
-    assert " INFO 1 request in " in summary[0]
+    takes, line, *summary = web.log()
     assert takes.endswith(" INFO InfluxDB takes points")
     assert REPORT_LINE.fullmatch(line).groups() == ("1", "delivered to InfluxDB")
+    assert " INFO 1 request in " in summary[0]
 
 
 @linux
@@ -537,7 +537,7 @@ def test_without_what_linux_offers_it_serves_and_says_nothing_of_it(server, tmp_
     web.get("/?a=1")
     web.get("/?a=1")
     assert web.stop() == 0
-    assert REPORT_LINE.fullmatch(web.log()[-1])[1] == "2"
+    assert web.reports()[-1][1] == "2"
 
 
 @linux

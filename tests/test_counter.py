@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -43,7 +45,7 @@ def test_each_counter_file_has_an_identity_of_its_own(tmp_path, open_counter):
 @pytest.mark.smoke
 def test_a_counter_that_is_still_looked_into_closes_its_file(tmp_path):
     """A start that fails half-way leaves such a view."""
-    counter = Counter(str(tmp_path / "count"), 0, 1, make=True)
+    counter = Counter(str(tmp_path / "count"), 0, 1, create=True)
     loads = counter.loads(1)
     counter.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -53,19 +55,19 @@ def test_a_counter_that_is_still_looked_into_closes_its_file(tmp_path):
 
 @pytest.mark.smoke
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no open file")
-def test_on_btrfs_too_it_is_told_that_the_folder_of_a_counter_was_removed(tmp_path):
+def test_it_is_told_that_the_folder_of_a_counter_was_removed(tmp_path):
     (tmp_path / "folder").mkdir()
-    with contextlib.closing(Counter(str(tmp_path / "folder" / "count"), 0, 1, make=True)) as counter:
-        counter.overwrites = True  # as there
+    with contextlib.closing(Counter(str(tmp_path / "folder" / "count"), 0, 1, create=True)) as counter:
+        assert list(counter.problems()) == []
         shutil.rmtree(tmp_path / "folder")
-        (concern,) = counter.concerns()
-    assert "count was removed, moved or replaced" in concern
+        (problem,) = counter.problems()
+    assert "count was removed, moved or replaced" in problem
 
 
 @pytest.mark.smoke
 def test_the_counter_goes_on_where_it_ended(tmp_path):
     for total in (2, 4, 6):
-        with contextlib.closing(Counter(str(tmp_path / "count"), 0, 1, make=True)) as counter:
+        with contextlib.closing(Counter(str(tmp_path / "count"), 0, 1, create=True)) as counter:
             count(counter, 2)
             counter.flush()
             assert counter.total() == total
@@ -112,14 +114,14 @@ def test_eight_threads_count_exactly(counter, monkeypatch):
 def test_a_count_outlives_kill_9(tmp_path, open_counter):
     script = """
         import os, signal, sys, webserver_influx
-        counter = webserver_influx.Counter(sys.argv[1], 0, 1, make=True)
+        counter = webserver_influx.Counter(sys.argv[1], 0, 1, create=True)
         for _ in range(1234):
             counter.cells[0].increment()
         os.kill(os.getpid(), signal.SIGKILL)
     """
     for total in (1234, 2468):
         assert run_python(script, tmp_path / "count").returncode == -signal.SIGKILL
-        with contextlib.closing(Counter(str(tmp_path / "count"), 0, 1, make=True)) as counter:
+        with contextlib.closing(Counter(str(tmp_path / "count"), 0, 1, create=True)) as counter:
             assert counter.total() == total
 
 
@@ -127,7 +129,7 @@ def test_a_count_outlives_kill_9(tmp_path, open_counter):
 @pytest.mark.parametrize("worker", [None, 3])
 def test_a_part_of_the_counter_that_another_process_has_is_refused(tmp_path, at_end, worker):
     path = str(tmp_path / "count")
-    at_end.enter_context(contextlib.closing(Counter(path, 0, 1, make=True)))
+    at_end.enter_context(contextlib.closing(Counter(path, 0, 1, create=True)))
     if worker:
         at_end.enter_context(contextlib.closing(Counter(path, worker)))
     script = """
@@ -153,7 +155,7 @@ def test_what_is_locked_is_no_byte_that_anybody_reads(tmp_path, counter):
 
 @posix
 def test_a_cell_is_not_counted_in_before_the_worker_of_a_killed_program_let_go_of_it(tmp_path, open_counter):
-    Counter(str(tmp_path / "count"), make=True).close()
+    Counter(str(tmp_path / "count"), create=True).close()
     script = """if True:
         import sys, webserver_influx
         counter = webserver_influx.Counter(sys.argv[1], 1)
@@ -171,6 +173,26 @@ def test_a_cell_is_not_counted_in_before_the_worker_of_a_killed_program_let_go_o
         orphan.stdin.close()
         opening.join()
     assert opened
+
+
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+@posix
+def test_a_file_system_without_locks_is_told_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.lockf", no_locks)
+    reason = start_error(partial(Counter, str(tmp_path / "count"), 0, create=True))
+    assert reason.startswith(
+        f"{tmp_path / 'count'} cannot be locked (No locks available); keep the state on a local disk"
+    )
+
+
+@posix
+def test_sqlite_s_word_for_a_file_system_without_locks_is_explained(outbox, monkeypatch):
+    """It is that for a file that another program has locked."""
+    monkeypatch.setattr("fcntl.lockf", no_locks)
+    assert "(No locks available in " in outbox.explain(sqlite3.OperationalError("database is locked"))
 
 
 def changed(content: bytes, offset: int, new: bytes) -> bytes:
@@ -192,11 +214,11 @@ ODD_COUNTERS = {
 @pytest.mark.parametrize("odd", ODD_COUNTERS)
 def test_an_odd_counter_file_is_refused_and_left_as_it_is(tmp_path, odd):
     path = tmp_path / "count"
-    Counter(str(path), make=True).close()
+    Counter(str(path), create=True).close()
     content = ODD_COUNTERS[odd](path.read_bytes())
     path.write_bytes(content)
-    for make in (False, True):
-        assert str(path) in start_error(partial(Counter, str(path), make=make))
+    for create in (False, True):
+        assert str(path) in start_error(partial(Counter, str(path), create=create))
     assert path.read_bytes() == content
 
 
@@ -215,5 +237,5 @@ def test_a_counter_in_memory_leaves_no_file(tmp_path, monkeypatch, at_end):
     counter, outbox = at_end.enter_context(opened(":memory:", ":memory:"))
     count(counter, 3)
     counter.flush()
-    assert outbox.record(5 * SECOND) == 3
+    assert outbox.record(5 * SECOND).number == 3
     assert not list(tmp_path.iterdir())

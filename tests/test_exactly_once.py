@@ -358,11 +358,12 @@ def test_the_books_balance_when_the_process_is_killed_before_any_line_of_record_
         "record",
         "recover",
         "remove",
-        "set_aside",
-        "offer_again",
-        "report",
+        "move_to_rejected",
+        "requeue_rejected",
         "deliver",
         "send",
+        "find_refused",
+        "write",
     }
 
 

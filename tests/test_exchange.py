@@ -1,4 +1,4 @@
-"""One exchange with InfluxDB: over a connection of its own, bounded in time and size; and what is told of what answers.
+"""One exchange with InfluxDB: over a connection of its own, bounded in size and in the time of each wait; its words.
 
 What answers here is a stranger in InfluxDB's place, and what asks is the real client.
 """
@@ -9,22 +9,27 @@ import base64
 import contextlib
 import gc
 import json
+import os
+import re
 import socket
+import ssl
+import subprocess
 import threading
+import time
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Callable
 
 import pytest
-from books import SECOND, waiting
+from books import SECOND, add_waiting, counted, rejected, waiting
 from daemons import wait_until
-from needs import linux
+from needs import installed, linux
 from proxy import is_whole
 
 import webserver_influx
-from webserver_influx import Answer, Destination, InfluxDB, Rejected, Trouble
+from webserver_influx import Destination, InfluxDB, Point, RefusedError, ResponseError, UnavailableError
 
-POINT = (1_795_498_610 * SECOND, 2)
-POINTS = [POINT, (POINT[0] + 60 * SECOND, 3)]
+POINT = Point(1, 1_795_498_610 * SECOND, 2)
+POINTS = [POINT, Point(2, POINT.time + 60 * SECOND, 3)]
 
 
 class Stranger(ThreadingTCPServer):
@@ -90,9 +95,9 @@ def influxdb_at(port: int, host: str = "127.0.0.1", tls: bool = False) -> Influx
     return InfluxDB(Destination(host, port, "me", "s3cret-word", "numbers", tls), {})
 
 
-def trouble_of(function, *arguments) -> Trouble:
-    """The trouble that it raises: one line, of which nothing is an order to a terminal, and no password."""
-    with pytest.raises(Trouble) as info:
+def unavailable(function, *arguments) -> UnavailableError:
+    """What it raises: one line, of which nothing is an order to a terminal, and no password."""
+    with pytest.raises(UnavailableError) as info:
         function(*arguments)
     text = str(info.value)
     assert text.isprintable()
@@ -149,7 +154,7 @@ ANSWERS = {
     ),
     "a wrong password": (
         http("401 Unauthorized", '{"error":"authorization failed"}'),
-        "401 Unauthorized: authorization failed; give user me and the right password in",
+        "401 Unauthorized: authorization failed; give WEBSERVER_INFLUX_DSN or --influx the password of user me",
     ),
     "no grant": (
         http("403 Forbidden", '{"error":"\\"me\\" user is not authorized to write to database \\"numbers\\""}'),
@@ -170,7 +175,7 @@ ANSWERS = {
 def test_no_answer_but_204_acknowledges_a_write_and_each_is_told_as_it_was(stranger, answer):
     content, told = ANSWERS[answer]
     server = stranger(content)
-    text = str(trouble_of(influxdb_at(server.port).write, [POINT]))
+    text = str(unavailable(influxdb_at(server.port).write, [POINT]))
     assert text.startswith(f"InfluxDB at 127.0.0.1:{server.port} answers {told}")
     assert ("administrator" in text) == ("administrator" in told)
     assert server.requests == ["POST /write"], "it was asked once, and no redirection was followed"
@@ -192,7 +197,7 @@ def test_influxdb_is_there_only_by_an_answer_of_its_own(stranger, content, told)
     server = stranger(content)
     influxdb = influxdb_at(server.port)
     for _ in range(2):
-        assert f" answers {told}" in str(trouble_of(influxdb.connect))
+        assert f" answers {told}" in str(unavailable(influxdb.check_reachable))
     assert server.requests == ["POST /query"] * 2
 
 
@@ -230,16 +235,12 @@ def asked(server: Stranger) -> list[str]:
 
 
 @pytest.mark.parametrize("answer", [CREATED, *REFUSALS.values()], ids=["InfluxDB 1.8", *REFUSALS])
-def test_influxdb_is_looked_for_once(stranger, answer):
-    server = stranger(answers([WRITTEN, BUSY, WRITTEN], answer))
+def test_influxdb_is_there_whatever_it_says_of_a_database(stranger, answer):
+    server = stranger(answers([WRITTEN], answer))
     influxdb = influxdb_at(server.port)
-    for is_well in (True, False, True):
-        influxdb.connect()
-        if is_well:
-            influxdb.write([POINT])
-        else:
-            trouble_of(influxdb.write, [POINT])
-    assert asked(server) == ["query", "write", "write", "write"]
+    influxdb.check_reachable()
+    influxdb.write([POINT])
+    assert asked(server) == ["query", "write"]
 
 
 def test_a_missing_database_is_made_and_the_points_are_written_again(stranger):
@@ -251,7 +252,7 @@ def test_a_missing_database_is_made_and_the_points_are_written_again(stranger):
 @pytest.mark.parametrize("answer", REFUSALS)
 def test_where_a_missing_database_cannot_be_made_the_answer_to_the_write_is_told(stranger, answer):
     server = stranger(answers([MISSING], REFUSALS[answer]))
-    text = str(trouble_of(influxdb_at(server.port).write, [POINT]))
+    text = str(unavailable(influxdb_at(server.port).write, [POINT]))
     told = 'answers 404 Not Found: database not found: "numbers"; an administrator can: CREATE DATABASE "numbers"'
     assert text.endswith(told)
     assert asked(server) == ["write", "query", "write"]
@@ -280,70 +281,177 @@ def test_whatever_creates_no_database_gets_the_points_and_no_warning_is_logged(s
 )
 def test_a_server_can_ask_for_a_pause(stranger, field, seconds):
     server = stranger(http("429 Too Many Requests", "", field))
-    assert trouble_of(influxdb_at(server.port).write, [POINT]).retry_after == seconds
-
-
-@pytest.mark.parametrize(
-    "content", ["<title>413 Request Entity Too Large</title>", '{"error":"Request Entity Too Large"}']
-)
-def test_a_batch_that_is_too_large_can_be_halved_but_a_point_cannot(stranger, content):
-    server = stranger(http("413 Request Entity Too Large", content))
-    with pytest.raises(Rejected) as info:
-        influxdb_at(server.port).write(POINTS)
-    assert info.value.dropped is None
-    assert "413 Request Entity Too Large" in str(trouble_of(influxdb_at(server.port).write, [POINT]))
-
-
-@pytest.mark.parametrize(
-    ("message", "dropped"),
-    [
-        ("partial write: points beyond retention policy dropped=2", 2),
-        (
-            'partial write: field type conflict: input field "n" is type integer, it exists as type float dropped=1',
-            1,
-        ),
-        ("field type conflict: input field", None),
-        ("unable to parse 'x': missing fields", None),
-        ("partial write: unable to parse 'x': missing fields dropped=0", 0),
-    ],
-)
-def test_the_causes_that_are_final(stranger, message, dropped):
-    server = stranger(http("400 Bad Request", json.dumps({"error": message})))
-    with pytest.raises(Rejected) as info:
-        influxdb_at(server.port).write(POINTS)
-    assert (str(info.value), info.value.dropped) == (message, dropped)
+    assert unavailable(influxdb_at(server.port).write, [POINT]).retry_after == seconds
 
 
 PARTLY = "failure writing points to database: partial write: "
 CONFLICT = 'field type conflict: input field "requests_number" is type integer, already exists as type float'
+LINES_3 = [{"original_line": "requests", "line_number": 1, "error_message": "invalid column type"}]
+
+# What may be the fault of some of the points: status, content, what is kept as the reason, and how many were dropped.
+REFUSED = {
+    "1.8, too old": ("400 Bad Request", {"error": "partial write: points beyond retention policy dropped=2"}, 2),
+    "1.8, another type": ("400 Bad Request", {"error": f"partial write: {CONFLICT} dropped=1"}, 1),
+    "1.8, not to be parsed": ("400 Bad Request", {"error": "partial write: unable to parse 'x': No dropped=0"}, 0),
+    "1.8, a full disk": ("400 Bad Request", {"error": "partial write: no space left on device dropped=1"}, 1),
+    "1.12, too old": (
+        "400 Bad Request",
+        {
+            "error": "partial write: dropped 2 points outside retention policy of duration 1h0m0s - oldest point "
+            "requests,request=GETs_per_minute at 1970-01-01T00:00:01Z dropped because it violates a Retention Policy "
+            "Lower Bound at 2026-11-29T12:39:44.289014569Z, newest point requests,request=GETs_per_minute at … "
+            "dropped=2 for database: math_server for retention policy: autogen"
+        },
+        2,
+    ),
+    "2, too old": (
+        "422 Unprocessable Entity",
+        {
+            "code": "unprocessable entity",
+            "message": f"{PARTLY}dropped 1 points outside retention policy of duration 2h0m0s - oldest point … "
+            "dropped=1 for database: 0f3a for retention policy: autogen",
+        },
+        1,
+    ),
+    "2, another type": (
+        "422 Unprocessable Entity",
+        {"code": "unprocessable entity", "message": f"{PARTLY}{CONFLICT} dropped=2"},
+        2,
+    ),
+    "2, not to be parsed": ("400 Bad Request", {"code": "invalid", "message": "unable to parse 'x': missing"}, None),
+    "3": ("400 Bad Request", {"error": "partial write of line protocol occurred", "data": LINES_3}, None),
+    "what nobody knows": ("422 Unprocessable Entity", {"error": "these points look odd"}, None),
+    "too large": ("413 Request Entity Too Large", {"error": "Request Entity Too Large"}, None),
+}
+
+
+@pytest.mark.parametrize("answer", REFUSED)
+def test_what_may_be_the_fault_of_some_of_the_points_is_a_refusal(stranger, answer):
+    """Whether it is, the courier finds out: no words decide that."""
+    status, content, dropped = REFUSED[answer]
+    server = stranger(http(status, json.dumps(content)))
+    with pytest.raises(RefusedError) as info:
+        influxdb_at(server.port).write(POINTS)
+    words = content.get("message", content.get("error"))
+    assert (info.value.reason, info.value.dropped) == (" ".join(words.split())[:300], dropped)
+    assert str(info.value).startswith(f"InfluxDB at 127.0.0.1:{server.port} answers {status}: {words[:200]}")
+
+
+def test_a_refusal_by_a_proxy_is_kept_in_its_words(stranger):
+    server = stranger(http("413 Request Entity Too Large", "<title>413 Request Entity Too Large</title>"))
+    with pytest.raises(RefusedError) as info:
+        influxdb_at(server.port).write(POINTS)
+    assert info.value.reason == "413 Request Entity Too Large: 413 Request Entity Too Large"
 
 
 @pytest.mark.parametrize(
-    ("status", "content", "dropped"),
+    "status",
     [
-        ("422 Unprocessable Entity", {"code": "unprocessable entity", "message": f"{PARTLY}{CONFLICT} dropped=2"}, 2),
-        (
-            "422 Unprocessable Entity",
-            {"code": "unprocessable entity", "message": f"{PARTLY}points beyond retention policy dropped=1"},
-            1,
-        ),
-        ("400 Bad Request", {"code": "invalid", "message": "unable to parse 'x': missing fields"}, None),
-        (
-            "400 Bad Request",
-            {
-                "error": "partial write of line protocol occurred",
-                "data": [{"original_line": "requests", "line_number": 1, "error_message": "invalid column type"}],
-            },
-            None,
-        ),
-        ("400 Bad Request", {"error": "parsing failed for write_lp endpoint", "data": {"error_message": "No"}}, None),
+        "200 OK",
+        "401 Unauthorized",
+        "403 Forbidden",
+        "404 Not Found",
+        "429 Too Many Requests",
+        "500 Internal Server Error",
+        "503 Service Unavailable",
     ],
 )
-def test_the_causes_that_are_final_in_the_words_of_influxdb_2_and_3(stranger, status, content, dropped):
-    server = stranger(http(status, json.dumps(content)))
-    with pytest.raises(Rejected) as info:
+def test_no_other_answer_is_a_refusal(stranger, status):
+    server = stranger(http(status, '{"error":"partial write: field type conflict dropped=2"}'))
+    with pytest.raises(UnavailableError) as info:
         influxdb_at(server.port).write(POINTS)
-    assert (str(info.value), info.value.dropped) == (content.get("message", content.get("error")), dropped)
+    assert not isinstance(info.value, RefusedError)
+
+
+# --- InfluxDB since 1.12.3 and 2.7.12, in whose words a point is older than the retention policy
+
+
+class Newer:
+    """Stores points but those of an hour ago and older, and says so as 1.12.4 and 2.7.12 do; seen with these."""
+
+    WORDS = (
+        "partial write: dropped {n} points outside retention policy of duration 1h0m0s - oldest point "
+        "requests,request=GETs_per_minute at 2026-10-30T14:53:30.007Z dropped because it violates a Retention Policy "
+        "Lower Bound at 2026-11-29T12:39:44.289014569Z, newest point requests,request=GETs_per_minute at "
+        "2026-10-30T14:53:38.01Z dropped because it violates a Retention Policy Lower Bound at "
+        "2026-11-29T12:39:44.289014569Z dropped={n} for database: {database} for retention policy: autogen"
+    )
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.stored: dict[int, int] = {}  # by time
+        self.writes = 0
+
+    def serve(self, connection: socket.socket, server: Stranger) -> None:
+        server.receive(connection)
+        if server.requests[-1].endswith("/query"):
+            connection.sendall(CREATED)
+            return
+        self.writes += 1
+        lines = server.last.partition("\r\n\r\n")[2].splitlines()
+        parsed = [
+            re.fullmatch(r"requests,request=GETs_per_minute requests_number=(\d+)i (\d+)", line) for line in lines
+        ]
+        points = {int(line[2]): int(line[1]) for line in parsed}
+        taken = {when: number for when, number in points.items() if when > time.time_ns() - 3600 * SECOND}
+        self.stored.update(taken)
+        connection.sendall(WRITTEN if taken == points else self.refusal(len(points) - len(taken)))
+
+    def refusal(self, dropped: int) -> bytes:
+        if self.version == 1:
+            error = self.WORDS.format(n=dropped, database="math_server")
+            return http("400 Bad Request", json.dumps({"error": error}), "X-Influxdb-Version: 1.12.4")
+        words = self.WORDS.format(n=dropped, database="0f3a1c2b4d5e6f70")
+        message = f"failure writing points to database: {words}"
+        return http("422 Unprocessable Entity", json.dumps({"code": "unprocessable entity", "message": message}))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("old", [3, 1000, 1500])
+def test_points_older_than_the_retention_policy_of_a_newer_influxdb_hold_up_no_others(server, stranger, version, old):
+    newer = Newer(version)
+    other = stranger(newer.serve)
+    web = server("--influx", f"influxdb://127.0.0.1:{other.port}", "--interval", "0.5")
+    web.get()
+    assert web.stop() == 0
+    month = time.time_ns() - 30 * 24 * 3600 * SECOND
+    add_waiting(web.state, [(month + step * SECOND, 5) for step in range(old)])
+    before, points = newer.writes, len(newer.stored)
+    web.start()
+    web.get()
+    wait_until(lambda: len(rejected(web.state)) == old and len(newer.stored) > points + 2)
+    print(f"{newer.writes - before} writes for {old} old points")
+    assert web.stop() == 0
+    assert waiting(web.state) == []
+    assert sum(newer.stored.values()) == counted(web.state) == 2
+    assert all("outside retention policy" in reason for *_, reason in rejected(web.state))
+
+
+def test_an_influxdb_that_answers_byte_by_byte_delays_no_point(server, stranger):
+    """One a minute is recorded, or here three a second, while one answer has not ended; and each has its line."""
+    influxdb = stranger(drip(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 100000\r\n\r\n", b"x"))
+    web = server("--influx", f"influxdb://127.0.0.1:{influxdb.port}", "--interval", "0.3")
+    wait_until(lambda: len(waiting(web.state)) >= 8)
+    assert len(influxdb.requests) <= 1
+    wait_until(lambda: len(web.reports()) >= 6)
+    assert all(report[2].startswith("points waiting in ") for report in web.reports())
+    assert web.stop() == 0
+    assert len(web.reports()) == len(waiting(web.state))
+
+
+def test_at_the_end_each_interval_has_one_line_and_the_summary_is_the_last_word(server, stranger):
+    """Though a delivery is under way that does not end."""
+    influxdb = stranger(lambda _, server: server.over.wait())
+    web = server("--influx", f"influxdb://127.0.0.1:{influxdb.port}", "--interval", "0.5")
+    web.get()
+    wait_until(lambda: len(waiting(web.state)) >= 2)
+    assert web.stop() == 0
+    reports = web.reports()
+    assert len(reports) == len(waiting(web.state))
+    assert all(report[2].startswith("points waiting in ") for report in reports)
+    summary = web.log()[web.log().index(reports[-1][0]) + 1 :]
+    assert re.search(r" INFO 1 request in [\d.]+ s, at most ", summary[0])
+    assert "points" not in "".join(summary)
 
 
 # What vminsert of a cluster of VictoriaMetrics answers (1.150), by method and path.
@@ -434,121 +542,174 @@ BOTTOMLESS = {
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(webserver_influx, "INFLUXDB_SECONDS", 0.3)
-    monkeypatch.setattr(webserver_influx, "EXCHANGE_SECONDS", 0.5)
+    for name in ("CONNECT_SECONDS", "RESPONSE_SECONDS", "CONTENT_SECONDS"):
+        monkeypatch.setattr(webserver_influx, name, 0.3)
 
 
 @pytest.mark.parametrize("answer", BOTTOMLESS)
-def test_no_answer_takes_more_time_or_memory_than_an_exchange_may(stranger, impatient, answer):
-    """The stranger sends until the connection is closed; at the end of the test it stops, and so does the exchange."""
+def test_no_answer_takes_more_memory_than_an_exchange_may_or_time_but_byte_by_byte(stranger, impatient, answer):
+    """A head that comes byte by byte has no limit but that of its bytes; the courier alone waits for it."""
     server = stranger(BOTTOMLESS[answer])
-    influxdb = influxdb_at(server.port)
-    trouble_of(influxdb.connect)
+    failures: list[UnavailableError] = []
+    exchange = threading.Thread(target=lambda: failures.append(unavailable(influxdb_at(server.port).check_reachable)))
+    exchange.start()
+    if answer in ("a dripping status line", "a dripping field", "interim answers"):
+        exchange.join(1)
+        server.close()
+    exchange.join(60)
+    assert failures
     assert server.sent < 64_000_000, "what is more than the systems' buffers was not taken"
-    server.close()
-    wait_until(lambda: not influxdb.exchanging.is_alive(), what="the exchange to end")
 
 
 def test_an_answer_leaves_no_garbage_that_waits_for_a_collection(stranger):
     """Which is rare in this server; and an answer can be large."""
 
     def answers() -> int:
-        return sum(isinstance(one, Answer) for one in gc.get_objects())
+        return sum(isinstance(one, ResponseError) for one in gc.get_objects())
 
     server = stranger(http("503 Service Unavailable"))
     influxdb = influxdb_at(server.port)
-    trouble_of(influxdb.write, [POINT])
+    unavailable(influxdb.write, [POINT])
     gc.collect()
     gc.disable()
     try:
         before = answers()
         for _ in range(3):
-            with contextlib.suppress(Trouble):
+            with contextlib.suppress(UnavailableError):
                 influxdb.write([POINT])
         assert answers() <= before
     finally:
         gc.enable()
 
 
-def test_an_exchange_that_does_not_end_is_the_only_one_until_it_does(stranger, impatient):
-    server = stranger(drip(b"", b"H"))
-    influxdb = influxdb_at(server.port)
-    first = str(trouble_of(influxdb.connect))
-    threads = threading.active_count()
-    assert "has not finished an answer in " in first
-    for _ in range(3):
-        assert str(trouble_of(influxdb.connect)) == first
-    assert threading.active_count() == threads
+def test_an_answer_that_comes_late_is_an_answer(stranger, monkeypatch):
+    """However long all of it takes, as long as something comes."""
+
+    def serve(connection: socket.socket, server: Stranger) -> None:
+        server.receive(connection)
+        for byte in WRITTEN:
+            connection.sendall(bytes([byte]))
+            server.over.wait(0.02)
+
+    monkeypatch.setattr(webserver_influx, "RESPONSE_SECONDS", 0.5)
+    influxdb_at(stranger(serve).port).write([POINT])
 
 
 @pytest.mark.parametrize("tls", [True, False])
 def test_a_server_that_does_not_answer_or_shake_hands_is_told(stranger, monkeypatch, tls):
-    monkeypatch.setattr(webserver_influx, "INFLUXDB_SECONDS", 0.3)
+    monkeypatch.setattr(webserver_influx, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(webserver_influx, "RESPONSE_SECONDS", 0.3)
     server = stranger(lambda _, server: server.over.wait())
-    text = str(trouble_of(influxdb_at(server.port, tls=tls).connect))
+    text = str(unavailable(influxdb_at(server.port, tls=tls).check_reachable))
     assert text == f"InfluxDB at 127.0.0.1:{server.port} does not answer within 0 s"
 
 
 def test_a_server_without_tls_is_told(stranger):
     server = stranger(lambda connection, _: connection.sendall(http("400 Bad Request")))
-    assert "does not speak TLS" in str(trouble_of(influxdb_at(server.port, tls=True).connect))
+    assert "does not use TLS; write influxdb:// for https+influxdb://" in str(
+        unavailable(influxdb_at(server.port, tls=True).check_reachable)
+    )
 
 
-def test_a_proxy_of_the_environment_that_is_away_is_not_taken_for_influxdb(monkeypatch, closed_port):
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port}")
-    text = str(trouble_of(influxdb_at(8086, host="192.0.2.1").connect))
-    assert "cannot be reached through the proxy that the environment names: " in text
+@pytest.fixture
+def no_proxies(monkeypatch):
+    for name in os.environ:
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_that_is_away_is_named_and_not_taken_for_influxdb(
+    monkeypatch, closed_port, variable
+):
+    monkeypatch.setenv(variable, f"http://user:s3cret-word@127.0.0.1:{closed_port}")
+    text = str(unavailable(influxdb_at(8086, host="192.0.2.1").check_reachable))
+    assert f"cannot be reached through the proxy that {variable} names: " in text
     assert "influxd," not in text
 
 
-def test_a_name_that_is_looked_up_for_long_holds_up_nobody(impatient, monkeypatch):
+@pytest.mark.usefixtures("no_proxies")
+def test_a_proxy_that_requests_cannot_use_is_named(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:s3cret-word@127.0.0.1:9")
+    text = str(unavailable(influxdb_at(8086, host="192.0.2.1").check_reachable))
+    assert "through the proxy that ALL_PROXY names: Missing dependencies for SOCKS support" in text
+
+
+def test_a_name_that_cannot_be_looked_up_is_told_in_the_system_s_words(monkeypatch):
     def look_up(*_, **__):
-        over.wait()
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
-    over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    influxdb = influxdb_at(8086, host="db.example")
-    assert "has not finished an answer" in str(trouble_of(influxdb.connect))
-    over.set()
-    wait_until(lambda: not influxdb.exchanging.is_alive())
-    text = str(trouble_of(influxdb.connect))
+    text = str(unavailable(influxdb_at(8086, host="db.example").check_reachable))
     assert text == "InfluxDB at db.example:8086 cannot be reached: Temporary failure in name resolution"
 
 
 @linux
-def test_several_addresses_that_do_not_answer_have_the_time_of_one_exchange(impatient, monkeypatch, at_end):
+def test_addresses_that_do_not_answer_delay_a_write_to_one_that_does(stranger, monkeypatch, at_end):
+    """Each has its own time-out: a name with dead addresses, such as those of IPv6, still leads to InfluxDB."""
+    monkeypatch.setattr(webserver_influx, "CONNECT_SECONDS", 0.2)
     full = at_end.enter_context(socket.socket())
     full.bind(("0.0.0.0", 0))
     full.listen(0)
-    port = full.getsockname()[1]
     for _ in range(2):  # after which the system takes no more
         connection = at_end.enter_context(socket.socket())
         connection.setblocking(False)
-        connection.connect_ex(("127.0.0.1", port))
-    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in range(1, 9)]
+        connection.connect_ex(("127.0.0.1", full.getsockname()[1]))
+    server = stranger(answers([WRITTEN]))
+    dead = [("127.0.0.2", full.getsockname()[1]), ("127.0.0.3", full.getsockname()[1])]
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", at) for at in (*dead, ("127.0.0.1", server.port))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
-    influxdb = influxdb_at(port, host="db.example")
-    assert "has not finished an answer" in str(trouble_of(influxdb.connect))
-    full.close()
-    wait_until(lambda: not influxdb.exchanging.is_alive())
+    influxdb_at(8086, host="db.example").write([POINT])
+    assert asked(server) == ["write"]
+
+
+# --- certificates
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """A certificate for 127.0.0.1 and its key, in one file, of no authority that anybody knows."""
+    file = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    openssl = [installed("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:db.example"]
+    made = [*openssl, "-days", "2", *names, "-keyout", file, "-out", file.with_suffix(".crt")]
+    subprocess.run(made, check=True, capture_output=True)
+    file.write_text(file.read_text() + file.with_suffix(".crt").read_text())
+    return file
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "db.example"])
+def test_a_certificate_of_a_private_authority_is_accepted_if_its_file_is_named(
+    stranger, certificate, monkeypatch, host
+):
+    """Also for a loopback address, where requests is not to look at the environment."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def serve(connection: socket.socket, server: Stranger) -> None:
+        with context.wrap_socket(connection, server_side=True) as secure:
+            answers([WRITTEN])(secure, server)
+
+    server = stranger(serve)
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *others, **named: look_up("127.0.0.1", *others, **named))
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    influxdb = influxdb_at(server.port, host, tls=True)
+    text = str(unavailable(influxdb.write, [POINT]))
+    assert text == (
+        f"InfluxDB at {host}:{server.port} has a certificate of an unknown issuer (self-signed certificate); "
+        "name the file of a private authority's certificate in REQUESTS_CA_BUNDLE"
+    )
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    influxdb.write([POINT])
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), MemoryError(), RecursionError("too deep"), KeyboardInterrupt()])
-def test_whatever_the_client_raises_is_trouble(error, monkeypatch):
+def test_whatever_the_client_raises_is_one_line(error, monkeypatch):
     def write_points(*_, **__):
         raise error
 
     monkeypatch.setattr("influxdb.InfluxDBClient.write_points", write_points)
-    text = str(trouble_of(influxdb_at(8086).write, [POINT]))
+    text = str(unavailable(influxdb_at(8086).write, [POINT]))
     assert text == f"InfluxDB at 127.0.0.1:8086 cannot be used: {error!r}"
-
-
-def test_without_a_thread_for_it_an_exchange_is_trouble(monkeypatch):
-    def start(thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    assert "can't start new thread" in str(trouble_of(influxdb_at(8086).connect))

@@ -156,9 +156,15 @@ class Zoom(NamedTuple):
 ZOOMS = [Zoom("1m", MINUTE), Zoom("2m", 2 * MINUTE), Zoom("10m", 10 * MINUTE), Zoom("1h", HOUR), Zoom("6h", 6 * HOUR)]
 
 
-def asked(query: str, zoom: Zoom, begin: int = BEGIN, end: int = BEGIN + MINUTES * MINUTE) -> str:
-    """The query as Grafana sends it (its pkg/tsdb/influxdb/models/query.go); begin and end in s since 1970."""
+def asked(
+    query: str, zoom: Zoom, seconds: int = MINUTE, begin: int = BEGIN, end: int = BEGIN + MINUTES * MINUTE
+) -> str:
+    """The query as Grafana sends it (its pkg/tsdb/influxdb/models/query.go).
+
+    begin and end are in s since 1970; seconds is what stands in the field at the top of the dashboard.
+    """
     for macro, value in (
+        ("$seconds", str(seconds)),
         ("$timeFilter", f"time >= {begin}000ms and time <= {end * 1000 - 1}ms"),
         ("$__interval_ms", str(zoom.seconds * 1000)),
         ("$__interval", zoom.step),
@@ -170,14 +176,14 @@ def asked(query: str, zoom: Zoom, begin: int = BEGIN, end: int = BEGIN + MINUTES
 
 @pytest.fixture
 def answers(influxd):
-    """answers(title, zoom) -> the rows of each query of a panel, as the datasource's user gets them."""
+    """answers(title, zoom, seconds) -> the rows of each query of a panel, as the datasource's user gets them."""
     influx = influxd(auth=True)
     assert influx.write(points(), influx.USER) == (204, "")
     datasource = provisioned("datasources")
     login = (datasource["user"], datasource["secureJsonData"]["password"])
 
-    def ask(title: str, zoom: Zoom = ZOOMS[0]) -> list[list[dict[str, Any]]]:
-        return [influx.query(asked(target["query"], zoom), login) for target in panel(title)["targets"]]
+    def ask(title: str, zoom: Zoom = ZOOMS[0], seconds: int = MINUTE) -> list[list[dict[str, Any]]]:
+        return [influx.query(asked(target["query"], zoom, seconds), login) for target in panel(title)["targets"]]
 
     return ask
 
@@ -242,6 +248,23 @@ def test_a_gap_is_blank_or_shows_how_much_is_missing_at_every_zoom(answers):
         assert all((value >= green["value"]) == (value == 1) for value in share)
 
 
+@pytest.mark.parametrize("zoom", ZOOMS, ids=[zoom.step for zoom in ZOOMS])
+def test_what_was_due_follows_the_interval_of_the_servers(answers, zoom):
+    """The host without a tag wrote every 10 s: six points a minute are all, and five are not."""
+    (field,) = DASHBOARD["templating"]["list"]
+    assert field["name"] == "seconds"
+    assert field["query"] == field["current"]["value"] == f"{webserver_influx.INTERVAL_SECONDS:.0f}"
+    (rows,) = answers("Gaps: points that came, of those that were due", zoom, 10)
+    assert [row["sum"] for row in rows if row["host"] == ""] == pytest.approx([1.0] * zoom.steps)
+    missing_one = 5 / 6
+    assert (
+        missing_one
+        < panel("Gaps: points that came, of those that were due")["fieldConfig"]["defaults"]["thresholds"]["steps"][1][
+            "value"
+        ]
+    )
+
+
 def test_the_numbers_at_the_top_are_those_of_all_hosts(answers):
     total = sum(map(requests_of_a, range(MINUTES))) + MINUTES * RATES[""]
     peak = BURST + RATES[""]
@@ -280,5 +303,5 @@ def test_what_the_server_writes_with_the_tag_of_the_readme_is_found(server, infl
     wait_until(lambda: influx.total() == 3)
     last = influx.points()[-1]["time"] // 10**9
     (target,) = panel("Totals of each host")["targets"]
-    (row,) = influx.query(asked(target["query"], ZOOMS[0], last - HOUR, last + HOUR), influx.USER)
+    (row,) = influx.query(asked(target["query"], ZOOMS[0], begin=last - HOUR, end=last + HOUR), influx.USER)
     assert (row["host"], row["requests"]) == ("web1", 3)

@@ -116,15 +116,12 @@ def test_an_error_goes_nowhere_else_where_there_is_no_standard_error(state):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252:strict"])
 def test_names_that_the_encoding_lacks_are_told_by_escapes(server, encoding):
     env = {"PYTHONIOENCODING": encoding}
-    web = server("--state", "Łukasz.db", "--influx", "influxdb://127.0.0.1:1/bücher", env=env)
-    first_letter = "ü".encode(encoding.partition(":")[0], "backslashreplace")
-    assert (
-        b"database b%bcher, user math_server; until then they are in \\u0141ukasz.db." % first_letter
-        in (web.folder / "stdout").read_bytes()
-    )
+    web = server("--state", "Łukasz-ü.db", env=env)
+    last_letter = "ü".encode(encoding.partition(":")[0], "backslashreplace")
+    assert b"; until then they are in \\u0141ukasz-%b.db." % last_letter in (web.folder / "stdout").read_bytes()
     assert web.get().text == "Sum: 0"
     assert web.stop() == 0
-    assert any(line.endswith("points waiting in \\u0141ukasz.db: 1") for line in web.log()) or os.name == "nt"
+    assert any("points waiting in \\u0141ukasz-" in line for line in web.log()) or os.name == "nt"
 
 
 # --- a standard error that nobody reads

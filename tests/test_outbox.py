@@ -10,37 +10,38 @@ from pathlib import Path
 from time import time_ns
 
 import pytest
-from books import MILLISECOND, SECOND, count
+from books import MILLISECOND, SECOND, ask, count
 from daemons import run_python
 from refusals import start_error
-from states import ODD_STATES, make_state, make_state_of_version_1, opened
+from states import ODD_STATES, make_state, older_state, opened
+
+from webserver_influx import Outbox, point_time
 
 DAY = 24 * 3600 * SECOND
-TENTH = SECOND // 10
-
-
-def times(outbox) -> list[int]:
-    """Those of the points that wait, in the order in which they were recorded."""
-    return [time for (time,) in outbox.database.execute("SELECT time FROM requests ORDER BY rowid")]
 
 
 def recorded(outbox, now: int) -> int:
     """Record a point, and let InfluxDB have it, so that nothing is left of it here; its time."""
-    outbox.record(now)
-    ((time, _),) = points = outbox.oldest(2)
-    outbox.remove(points)
-    return time
+    point = outbox.record(now)
+    assert outbox.oldest(2) == [point]
+    outbox.remove([point])
+    return point.time
+
+
+def rejected_in(outbox) -> list[tuple]:
+    return outbox.database.execute("SELECT time, requests_number, reason FROM rejected").fetchall()
 
 
 @pytest.mark.smoke
 def test_a_point_holds_what_was_counted_since_the_one_before(counter, outbox, since):
     count(counter, 3)
-    assert outbox.record(since + 1 * SECOND) == 3
-    assert outbox.record(since + 2 * SECOND) == 0
+    points = [outbox.record(since + 1 * SECOND), outbox.record(since + 2 * SECOND)]
     count(counter, 5)
-    assert outbox.record(since + 3 * SECOND) == 5
-    assert [number for _, number in outbox.oldest(10)] == [3, 0, 5]
-    assert outbox.waiting() == 3
+    points.append(outbox.record(since + 3 * SECOND))
+    assert [(point.serial, point.number) for point in points] == [(1, 3), (2, 0), (3, 5)]
+    assert outbox.oldest(10) == points
+    assert outbox.newest() == points[-1:]
+    assert outbox.pending == 3
 
 
 @pytest.mark.smoke
@@ -49,8 +50,16 @@ def test_anybody_sees_the_points_in_the_file_while_the_server_writes(tmp_path, c
     outbox.record(since + SECOND)
     with contextlib.closing(sqlite3.connect(tmp_path / "state")) as reader:
         cursor = reader.execute("SELECT * FROM requests")
-        assert [name for name, *_ in cursor.description] == ["time", "requests_number"]
-        assert cursor.fetchall() == outbox.oldest(1)
+        assert [name for name, *_ in cursor.description] == ["time", "requests_number", "serial"]
+        (point,) = outbox.oldest(1)
+        assert cursor.fetchall() == [(point.time, 3, 1)]
+
+
+@pytest.mark.smoke
+def test_the_points_are_in_one_file(tmp_path, counter, outbox, since):
+    count(counter, 3)
+    outbox.record(since + SECOND)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["count", "state"]
 
 
 @pytest.mark.smoke
@@ -58,9 +67,10 @@ def test_only_the_points_named_are_removed(outbox, since):
     for step in range(1, 6):
         outbox.record(since + step * SECOND)
     points = outbox.oldest(5)
-    outbox.remove(points[:2])
+    assert outbox.remove(points[:2]) == 2
     assert outbox.oldest(5) == points[2:]
-    assert outbox.waiting() == 3
+    assert outbox.remove(points[:3]) == 1, "those that waited"
+    assert outbox.pending == 2
 
 
 @pytest.mark.smoke
@@ -70,7 +80,7 @@ def test_a_point_that_a_clock_set_back_puts_between_two_that_are_delivered_is_no
     points = outbox.oldest(2)
     outbox.record(since + 2 * SECOND)
     outbox.remove(points)
-    assert outbox.waiting() == 1
+    assert outbox.pending == 1
 
 
 @pytest.mark.smoke
@@ -79,9 +89,9 @@ def test_a_point_set_aside_is_kept_with_the_reason(counter, outbox, since):
     outbox.record(since + 1 * SECOND)
     outbox.record(since + 2 * SECOND)
     first, second = outbox.oldest(2)
-    outbox.set_aside([first], "field type conflict")
+    outbox.move_to_rejected([first], "field type conflict")
     assert outbox.oldest(10) == [second]
-    assert outbox.database.execute("SELECT * FROM rejected").fetchall() == [(*first, "field type conflict")]
+    assert rejected_in(outbox) == [(first.time, 4, "field type conflict")]
 
 
 # --- clocks
@@ -89,43 +99,36 @@ def test_a_point_set_aside_is_kept_with_the_reason(counter, outbox, since):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("ahead", [2 * SECOND, DAY, 365 * DAY])
-def test_once_the_clock_is_right_again_so_is_the_next_point(outbox, since, ahead):
-    true = range(since + SECOND, since + 60 * SECOND, SECOND)
-    for step, now in enumerate(true):
-        is_ahead = 10 <= step < 20
-        assert abs(recorded(outbox, now + ahead * is_ahead) - now - ahead * is_ahead) <= TENTH
+def test_the_time_of_a_point_is_the_second_of_the_clock_whatever_it_was_before(outbox, since, ahead):
+    for step in range(60):
+        now = since + step * SECOND + ahead * (10 <= step < 20)
+        assert recorded(outbox, now) // SECOND == now // SECOND
 
 
 @pytest.mark.smoke
-def test_no_two_points_share_a_millisecond_however_the_clock_is_set(outbox, since):
+def test_no_two_points_share_a_time_however_the_clock_is_set(outbox, since):
     """Not even if each setting is back to just before, or to exactly the time of, a point that nobody remembers."""
     rng = random.Random(11)
     used, now = set(), since
-    for _ in range(500):
+    for _ in range(3000):
         jump = rng.choice([60 * SECOND, 60 * SECOND, MILLISECOND, 0, -1, -3600 * SECOND, 3600 * SECOND])
         now = rng.choice([now + jump, now + jump, now + jump, next(iter(used), now), max(used, default=0), 0])
         time = recorded(outbox, now)
-        assert time // MILLISECOND not in used
-        used.add(time // MILLISECOND)
+        assert time not in used
+        used.add(time)
 
 
 @pytest.mark.smoke
-def test_a_clock_that_is_set_back_99_times_and_never_makes_up_for_it_still_gives_true_times(outbox, since):
-    for now in range(since + 99 * DAY, since, -DAY):
-        assert abs(recorded(outbox, now) - now) <= TENTH
+def test_a_thousand_points_in_a_row_share_no_millisecond_though_the_clock_stands_still(outbox, since):
+    """Which is all that VictoriaMetrics stores of a time."""
+    assert len({recorded(outbox, since) // MILLISECOND for _ in range(1000)}) == 1000
 
 
 @pytest.mark.smoke
-def test_a_clock_that_is_set_back_at_each_point_still_gives_times_of_their_own(outbox, since):
-    used = {recorded(outbox, since - step * 3600 * SECOND) // MILLISECOND for step in range(200)}
-    assert len(used) == 200
-
-
-@pytest.mark.smoke
-def test_a_clock_that_goes_to_and_fro_gives_true_times_for_ever(outbox, since):
-    for step in range(1, 150):
-        for now in (since + step * SECOND, since + step * SECOND + DAY):
-            assert abs(recorded(outbox, now) - now) <= TENTH
+def test_the_times_of_a_billion_points_differ_in_one_second(outbox, since):
+    """The fraction of a second is the serial number: as milliseconds what changes first, behind it the rest."""
+    fractions = {serial: point_time(since, serial) % SECOND for serial in (1, 999, 1000, 1001, 999_999_999)}
+    assert fractions == {1: 1_000_000, 999: 999_000_000, 1000: 1, 1001: 1_000_001, 999_999_999: 999_999_999}
 
 
 @pytest.mark.smoke
@@ -134,7 +137,15 @@ def test_two_points_at_once_are_in_the_order_in_which_they_were_recorded(counter
     for number in (1, 2):
         count(counter, number)
         outbox.record(now)
-    assert [number for _, number in outbox.oldest(2)] == [1, 2]
+    assert [point.number for point in outbox.oldest(2)] == [1, 2]
+
+
+@pytest.mark.smoke
+def test_the_point_recorded_last_is_the_newest_though_the_clock_was_set_back(outbox, since):
+    outbox.record(since + DAY)
+    last = outbox.record(since)
+    assert outbox.newest() == [last]
+    assert outbox.oldest(2)[-1] == last
 
 
 def test_times_are_not_used_again_after_kill_9(tmp_path):
@@ -142,18 +153,14 @@ def test_times_are_not_used_again_after_kill_9(tmp_path):
     script = """
         import os, pathlib, signal, sys, states
         with states.opened(*map(pathlib.Path, sys.argv[1:3])) as (counter, outbox):
-            outbox.record(int(sys.argv[3]))
-            print(outbox.oldest(1)[0][0], flush=True)
+            print(outbox.record(int(sys.argv[3])).time, flush=True)
             outbox.remove(outbox.oldest(1))
             os.kill(os.getpid(), signal.SIGKILL)
     """
     with opened(state, count_file) as (_, outbox):
         outbox.remove(outbox.oldest(1000))
         now = outbox.state()[2] + SECOND
-    used = set()
-    for _ in range(3):
-        ended = run_python(script, state, count_file, now)
-        used.add(int(ended.stdout) // MILLISECOND)
+    used = {run_python(script, state, count_file, now).stdout for _ in range(3)}
     assert len(used) == 3
 
 
@@ -166,10 +173,10 @@ def test_a_point_set_aside_can_wait_again(counter, outbox, since):
     outbox.record(since + 1)
     outbox.record(since + 2)
     points = outbox.oldest(10)
-    outbox.set_aside(points[:1], "field type conflict")
-    outbox.offer_again()
+    outbox.move_to_rejected(points[:1], "field type conflict")
+    outbox.requeue_rejected()
     assert outbox.oldest(10) == points
-    assert outbox.database.execute("SELECT * FROM rejected").fetchall() == []
+    assert rejected_in(outbox) == []
 
 
 @pytest.mark.smoke
@@ -178,19 +185,19 @@ def test_what_a_kill_left_becomes_a_point_at_the_end_of_its_interval(counter, ou
     assert outbox.recover(60 * SECOND, since + 3600 * SECOND) == 6
     count(counter, 2)
     outbox.record(since + 3660 * SECOND)
-    (first, six), (second, two) = outbox.oldest(10)
-    assert (six, two) == (6, 2)
-    assert abs(first - since - 60 * SECOND) <= TENTH
-    assert abs(second - since - 3660 * SECOND) <= TENTH
+    first, second = outbox.oldest(10)
+    assert (first.number, second.number) == (6, 2)
+    assert first.time // SECOND == since // SECOND + 60
+    assert second.time // SECOND == since // SECOND + 3660
 
 
 @pytest.mark.smoke
 def test_what_a_kill_left_is_never_stamped_in_the_future(counter, outbox, since):
     count(counter, 6)
     outbox.recover(60 * SECOND, since + 10 * SECOND)
-    ((time, number),) = outbox.oldest(10)
-    assert number == 6
-    assert time <= since + 10 * SECOND
+    (point,) = outbox.oldest(10)
+    assert point.number == 6
+    assert point.time // SECOND == since // SECOND + 10
 
 
 @pytest.mark.smoke
@@ -198,7 +205,7 @@ def test_a_clean_end_leaves_nothing_to_recover(counter, outbox, since):
     count(counter, 6)
     outbox.record(since + SECOND)
     assert outbox.recover(60 * SECOND, since + 100 * SECOND) == 0
-    assert outbox.waiting() == 1
+    assert outbox.pending == 1
 
 
 @pytest.mark.smoke
@@ -206,7 +213,7 @@ def test_a_second_kill_counts_its_interval_from_the_second_start(counter, outbox
     outbox.recover(60 * SECOND, since + 3600 * SECOND)
     count(counter, 1)
     outbox.recover(60 * SECOND, since + 7200 * SECOND)
-    assert abs(outbox.oldest(10)[0][0] - since - 3660 * SECOND) <= TENTH
+    assert outbox.oldest(10)[0].time // SECOND == since // SECOND + 3660
 
 
 @pytest.mark.smoke
@@ -215,41 +222,61 @@ def test_what_a_kill_left_while_the_clock_was_ahead_is_in_the_present(counter, o
     count(counter, 1)
     outbox.recover(60 * SECOND, since + SECOND)
     outbox.record(since + 60 * SECOND)
-    first, second, _ = (time for time, _ in outbox.oldest(10))
-    assert abs(first - since - SECOND) <= TENTH
-    assert abs(second - since - 60 * SECOND) <= TENTH
+    _, *seconds = (point.time // SECOND for point in outbox.oldest(10))
+    assert seconds == [since // SECOND + 1, since // SECOND + 60]
 
 
-# --- version 1 of the file, whose times were each just after the one before it, where the clock had been set back
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize("ahead", [-60 * SECOND, 365 * DAY], ids=["clock right", "stamped a year ahead"])
-def test_a_file_of_version_1_is_taken_over_with_all_that_is_in_it(tmp_path, ahead):
-    last = time_ns() + ahead
-    state, count_file = make_state_of_version_1(tmp_path, last)
-    with opened(state, count_file) as (counter, outbox):
-        assert counter.total() == 7
-        assert {(last - 1, 2), (last, 3)} == set(outbox.oldest(9))
-        assert outbox.database.execute("SELECT * FROM rejected").fetchall() == [(5, 0, "beyond retention")]
-        now = time_ns()
-        assert outbox.recover(60 * SECOND, now) == 2
-        assert min(abs(time - min(now, last + 60 * SECOND)) for time, _ in outbox.oldest(9)) <= TENTH
-        now += 60 * SECOND
-        outbox.record(now)
-        assert min(abs(time - now) for time, _ in outbox.oldest(9)) <= TENTH
-    with opened(state, count_file) as (_, outbox):
-        assert sorted(number for _, number in outbox.oldest(9)) == [0, 2, 2, 3]
+# --- files of the versions before, whose points had no serial numbers
 
 
 @pytest.mark.smoke
-def test_what_version_1_used_is_not_used_again(tmp_path):
-    last = time_ns() - 60 * SECOND
-    state, count_file = make_state_of_version_1(tmp_path, last)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_version_is_taken_over_with_all_that_waits_in_it(tmp_path, version):
+    state, count_file = older_state(tmp_path, version)
+    copy = shutil.copytree(state.parent, tmp_path / "copy") / "state"
+    waited = ask(copy, "SELECT time, requests_number FROM requests ORDER BY time")
+    refused = ask(copy, "SELECT time, requests_number, reason FROM rejected ORDER BY time")
+    assert [number for _, number in waited] == [5, 5, 0]
+    assert [number for _, number, _ in refused] == [0, 3, 0, 0]
+    for _ in range(2):  # the second time there is nothing to do
+        with opened(state, count_file) as (counter, outbox):
+            assert counter.total() == 16
+            assert outbox.version() == 3
+            points = outbox.oldest(9)
+            assert [(point.time, point.number) for point in points] == waited
+            assert [point.serial for point in points] == [5, 6, 7], (
+                "in the order of time, those that were rejected first"
+            )
+            assert rejected_in(outbox) == refused
+        assert sorted(path.name for path in state.parent.iterdir()) == ["state", "state-count"]
     with opened(state, count_file) as (_, outbox):
-        for step in range(200):
-            outbox.record(last - step * SECOND)
-        assert min(time for time, _ in outbox.oldest(1000)[2:]) // MILLISECOND > last // MILLISECOND
+        assert outbox.recover(60 * SECOND, time_ns()) == 2
+        assert outbox.newest()[0].serial == 8
+        outbox.requeue_rejected()
+        assert [point.serial for point in outbox.oldest(9)] == [*range(1, 9)]
+
+
+@pytest.mark.smoke
+def test_a_file_is_taken_over_whole_or_not_at_all(tmp_path, monkeypatch):
+    state, count_file = older_state(tmp_path, 2)
+    monkeypatch.setattr(Outbox, "UPGRADE", Outbox.UPGRADE.replace("COMMIT", "SELECT * FROM no_such_table; COMMIT"))
+    with pytest.raises(sqlite3.OperationalError, match="no_such_table"):
+        opened(state, count_file).__enter__()
+    monkeypatch.undo()
+    assert len(ask(state, "SELECT * FROM lanes")) == 100
+    with opened(state, count_file) as (_, outbox):
+        assert outbox.pending == 3
+
+
+def test_a_file_that_somebody_reads_is_not_taken_over_before_they_have_ended(tmp_path):
+    state, count_file = older_state(tmp_path, 2)
+    with contextlib.closing(sqlite3.connect(state, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert len(reader.execute("SELECT * FROM requests").fetchall()) == 3
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            opened(state, count_file).__enter__()
+    with opened(state, count_file) as (_, outbox):
+        assert outbox.pending == 3
 
 
 # --- files that are odd, or do not belong together
@@ -300,6 +327,6 @@ def test_a_counter_that_is_older_than_the_state_is_refused(tmp_path):
 
 
 @pytest.mark.smoke
-def test_what_sqlite_says_is_explained_though_its_files_are_gone(outbox, monkeypatch):
-    monkeypatch.setattr(outbox, "files", list)
+def test_what_sqlite_says_is_explained_though_its_file_is_gone(outbox):
+    outbox.path += "-gone"
     assert outbox.explain(sqlite3.OperationalError("disk I/O error")) == f"{outbox.path}: disk I/O error"
