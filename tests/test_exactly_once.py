@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -316,14 +317,19 @@ def test_the_books_balance_and_times_are_true_however_the_clock_is_set(server, t
     influx = request.getfixturevalue(database)()
     web = server("--interval", "0.3", "--influx", influx.dsn(), env=environment)
 
-    def is_recorded(seconds: int) -> bool:
-        """Whether a point has come that shows this shift."""
+    def times() -> set[int]:
+        return {point["time"] for point in influx.points()}
+
+    def is_recorded(seconds: int, before: set[int]) -> bool:
+        """Whether another point has come that shows this shift."""
         get_many(web, 1)
-        return any(abs(point["time"] / 1e9 - time.time() - seconds) < 5 for point in influx.points())
+        return any(abs(when / 1e9 - time.time() - seconds) < 5 for when in times() - before)
 
     for seconds in (3600, 0, 24 * 3600, -3600, 24 * 3600 - 1, -1, 0):
+        before = times()
         shift(seconds)
-        wait_until(lambda seconds=seconds: is_recorded(seconds), what=f"a point at {seconds:+d} s")
+        expected = partial(is_recorded, seconds, before)
+        wait_until(expected, what=f"a point at {seconds:+d} s")
     web.freeze()
     shift(-24 * 3600)
     web.kill()
