@@ -141,9 +141,6 @@ OUTPUT_SECONDS = 1.0  # at the end, for it to take what waits
 # ------------------------------------------------------------------------------------------------- Errors and words
 
 
-ON_LOCAL_DISK = "keep the state on a local disk: use a different --state"
-
-
 class StartError(Exception):
     """The program cannot start; one line that says why and what a person can do."""
 
@@ -153,15 +150,20 @@ def one_line(text: object) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", " ".join(str(text).split())[:300])
 
 
-# Which limit an error of the system speaks of, where that is certain.
-LIMITS = {errno.EMFILE: "ulimit -n", errno.EAGAIN: "a limit of processes: ulimit -u, or pids.max of a container"}
+# What to look at, where an error of the system can mean one thing only.
+HINTS = {
+    errno.EMFILE: "ulimit -n",
+    errno.EAGAIN: "a limit of processes: ulimit -u, or pids.max of a container",
+    errno.ENOLCK: "this file system has none; keep the state on a local disk",
+    errno.ENODEV: "this file system cannot map files into memory; keep the state on a local disk",
+}
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, without its number and the file, and which limit it met."""
+    """Return what an error says, without its number and the file, and what to look at."""
     reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
-    limit = LIMITS.get(getattr(error, "errno", 0))
-    return f"{reason} ({limit})" if limit else reason
+    hint = HINTS.get(getattr(error, "errno", 0))
+    return f"{reason} ({hint})" if hint else reason
 
 
 def counted(number: int, noun: str) -> str:
@@ -1007,9 +1009,12 @@ class Counter:
             self.file = self.open_file(create)
             with contextlib.ExitStack() as on_error:
                 on_error.callback(os.close, self.file)
-                self.lock_parts(parts)
-                self.check_content(create)
-                self.map = self.open_map()
+                try:
+                    self.lock_parts(parts)
+                    self.check_content(create)
+                    self.map = mmap.mmap(self.file, self.SIZE)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, path) from error
                 on_error.pop_all()
         self.header = self.map[: self.HEADER.size]
         self.identity = self.header[16:]
@@ -1030,17 +1035,10 @@ class Counter:
         """Lock parts of the file. Retry cells, because a killed server's worker may hold its lock a little longer."""
         end = monotonic() + LOCK_SECONDS
         for part in parts:
-            while not self.lock_part(part):
+            while not lock_byte(self.file, 2 * self.SIZE + part):
                 if part == 0 or monotonic() > end:
                     raise StartError(f"{self.path} is in use by another server; use a different --state")
                 sleep(PAUSE_SECONDS)
-
-    def lock_part(self, part: int) -> bool:
-        """Lock a part; return False if another process has it."""
-        try:
-            return lock_byte(self.file, 2 * self.SIZE + part)
-        except OSError as error:
-            raise StartError(f"{self.path} cannot be locked ({reason_of(error)}); {ON_LOCAL_DISK}") from None
 
     def check_content(self, create: bool) -> None:
         """Check the file, or initialize it: also if its creation was interrupted, when it has no header yet."""
@@ -1078,15 +1076,6 @@ class Counter:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not support it
                 raise
 
-    def open_map(self) -> mmap.mmap:
-        """Map the file into memory. Raises StartError, OSError."""
-        try:
-            return mmap.mmap(self.file, self.SIZE)
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                raise StartError(f"{self.path} cannot be mapped into memory; {ON_LOCAL_DISK}") from None
-            raise
-
     def problems(self) -> Iterator[str]:
         """Yield a log message for each problem with the file that the server cannot solve."""
         if self.file < 0:
@@ -1115,9 +1104,8 @@ class Counter:
     def flush(self) -> None:
         """Write the count to the disk, so that it survives a power failure.
 
-        On Linux fsync() writes mapped pages as well (fsync(2)). msync() would be enough, but mmap.flush() keeps the
-        GIL while the disk works, and so all clients waiting. Elsewhere fsync() alone may miss them; on Windows
-        FlushViewOfFile() alone leaves them in the disk's cache.
+        On Linux fsync() writes mapped pages, too; elsewhere that is not sure. mmap.flush() keeps the GIL while the disk
+        works, and so all clients waiting; on Windows it does not reach the disk.
         """
         if self.file >= 0:
             if sys.platform != "linux":
@@ -1326,17 +1314,15 @@ class Outbox:
                 self.opened = os.stat(self.path)
             return left
 
-    def oldest(self, limit: int) -> list[Point]:
+    def oldest(self, limit: int, order: str = "") -> list[Point]:
         """Return the points that were recorded first, in this order."""
         with self.lock:
-            rows = self.ask("SELECT serial, time, requests_number FROM requests ORDER BY serial LIMIT ?", limit)
-            return [Point(*row) for row in rows]
+            query = f"SELECT serial, time, requests_number FROM requests ORDER BY serial {order} LIMIT ?"
+            return [Point(*row) for row in self.ask(query, limit)]
 
     def newest(self) -> list[Point]:
         """Return the point that was recorded last, if any waits."""
-        with self.lock:
-            rows = self.ask("SELECT serial, time, requests_number FROM requests ORDER BY serial DESC LIMIT 1")
-            return [Point(*row) for row in rows]
+        return self.oldest(1, "DESC")
 
     def remove(self, points: list[Point]) -> int:
         """Delete points that InfluxDB has acknowledged; return how many of them waited."""
@@ -1456,36 +1442,23 @@ def meant_dsn(dsn: str) -> str:
     return f"{meant}://{'user:password@' if at else ''}{address}"
 
 
-class ResponseError(Exception):
-    """An HTTP response that does not report success, in one line."""
-
-    def __init__(self, response: Any, error: str, text: str) -> None:
-        """response is a requests.Response; error is InfluxDB's message, text the content if it has none."""
-        target = response.headers.get("Location", "")
-        says = filter(None, (one_line(response.reason), error or text, target and f"see {one_line(target)}"))
-        super().__init__(f"{response.status_code} {': '.join(says)}".strip())
-        self.status, self.error = response.status_code, error
-        after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is ignored
-        self.retry_after = float(after) if re.fullmatch("[0-9]{1,9}", after) else 0.0
-
-
 class UnavailableError(Exception):
     """InfluxDB takes no points now; one line that says why. The points are kept."""
 
-    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
-        """retry_after is in seconds."""
-        super().__init__(reason)
-        self.retry_after = retry_after
+    def __init__(self, line: str, status: int = 0, words: str = "", retry_after: float = 0.0) -> None:
+        """Of a response: status is that of HTTP, words InfluxDB's own message, retry_after in seconds."""
+        super().__init__(line)
+        self.status, self.words, self.retry_after = status, words, retry_after
 
 
 class RefusedError(UnavailableError):
-    """InfluxDB refuses points, and the cause may be some of them, or that they are too many for one request."""
+    """InfluxDB refuses points, which may be the fault of some of them, or they are too many for one request."""
 
-    def __init__(self, line: str, response: ResponseError) -> None:
-        super().__init__(line, response.retry_after)
-        self.reason = response.error or str(response)
-        dropped = re.search(r"\bdropped[= ]([0-9]+)", response.error)
-        self.dropped = int(dropped[1]) if dropped else None  # how many of the points it did not store, if it says so
+    @property
+    def dropped(self) -> int:
+        """How many of the points were not stored; 0 if InfluxDB does not say so."""
+        found = re.search(r"\bdropped[= ]([0-9]+)", self.words)
+        return int(found[1]) if found else 0
 
 
 class InfluxDB:
@@ -1518,44 +1491,36 @@ class InfluxDB:
         """
         try:
             self.create_database()
-        except ResponseError as error:
-            if error.status not in (400, 403, 404, 405) and not (error.status == 200 and error.error):
-                raise self.explain_response(error) from None
+        except UnavailableError as error:
+            if error.status not in (400, 403, 404, 405) and not (error.status == 200 and error.words):
+                raise
 
     def write(self, points: list[Point]) -> None:
-        """Write points. Raises UnavailableError, RefusedError.
+        """Write points; if the database is missing, create it. Raises UnavailableError, RefusedError.
 
         A point can be written again if it is unknown whether it arrived: it overwrites itself, because series and
         time are the same (InfluxDB 1.8, "How does InfluxDB handle duplicate points?").
         """
         rows = [
-            {
-                "measurement": "requests",
-                "tags": self.tags,
-                "time": point.time,
-                "fields": {"requests_number": point.number},
-            }
-            for point in points
+            {"measurement": "requests", "tags": self.tags, "time": time, "fields": {"requests_number": number}}
+            for _, time, number in points
         ]
         write = methodcaller("write_points", rows, time_precision="n")
         try:
-            try:
-                self.exchange(write)
-            except ResponseError as error:
-                if error.status != 404 or not error.error.startswith("database not found"):
-                    raise
-                with contextlib.suppress(ResponseError):  # the response to the second write says more
-                    self.create_database()
-                self.exchange(write)
-        except ResponseError as error:
-            raise self.explain_response(error) from None
+            self.exchange(write)
+        except UnavailableError as error:
+            if error.status != 404 or not error.words.startswith("database not found"):
+                raise
+            with contextlib.suppress(UnavailableError):  # the response to the second write says more
+                self.create_database()
+            self.exchange(write)
 
     def create_database(self) -> None:
-        """Create the database. Raises ResponseError, UnavailableError."""
+        """Create the database. Raises UnavailableError."""
         self.exchange(methodcaller("create_database", self.destination.database))
 
     def exchange(self, request: Callable[[Any], object]) -> None:
-        """Send InfluxDB a request through a client, and read the response. Raises ResponseError, UnavailableError.
+        """Send InfluxDB a request through a client, and read the response. Raises UnavailableError.
 
         The time-outs bound each address that is tried and each wait for data, but not the look-up of the name.
         """
@@ -1571,10 +1536,10 @@ class InfluxDB:
         try:
             with client:
                 request(client)
-        except ResponseError:
+        except UnavailableError:
             raise
         except BaseException as error:  # SystemExit, too, which is no library's to raise
-            raise self.explain_failure(error) from error
+            raise UnavailableError(f"{self.name} {self.explain(error)}") from error
         finally:
             self.began = inf
 
@@ -1587,7 +1552,7 @@ class InfluxDB:
         to = self.destination
         session = requests.Session()
         session.trust_env = not is_loopback(to.host)  # or HTTP_PROXY would apply even to localhost
-        session.hooks["response"].append(check_response)
+        session.hooks["response"].append(self.check_response)
         return InfluxDBClient(
             host=uri_host(to.host),
             port=to.port,
@@ -1603,19 +1568,36 @@ class InfluxDB:
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},  # not MessagePack, uncompressed
         )
 
-    def explain_response(self, response: ResponseError) -> UnavailableError:
-        """Return a response with, if InfluxDB's words leave no doubt, what a person can do."""
-        line = f"{self.name} answers {response}"
-        for (status, words), remedy in self.REMEDIES.items():
-            if response.status == status and words in response.error:
-                line += "; " + remedy.format_map(self.destination._asdict())
-        if response.status < 400 and not response.error:
-            line += ", which is no answer of InfluxDB"
-        if response.status in self.REFUSALS:
-            return RefusedError(line, response)
-        return UnavailableError(line, response.retry_after)
+    def check_response(self, response: Any, **_: Any) -> None:
+        """Read a response to the client; raise UnavailableError unless it reports success.
 
-    def explain_failure(self, error: BaseException) -> UnavailableError:
+        That is 204 for a write, and for a query 200 with JSON in which no error is (InfluxDB 1.8, "InfluxDB API
+        reference"). So no redirection is followed, which may turn a POST into a GET (RFC 9110 §15.4.2).
+        """
+        with response:
+            content = read_content(response.raw)
+        response.raw = BytesIO(content)  # where the client reads it
+        status, errors = response.status_code, errors_in(content)
+        is_query = urlsplit(response.request.path_url).path.endswith("/query")
+        if status != (200 if is_query else 204) or is_query and errors != []:
+            target = one_line(response.headers.get("Location", ""))
+            words = errors[0] if errors else ""
+            says = filter(None, (one_line(response.reason), words or words_in(content), target and f"see {target}"))
+            line = f"{self.name} answers {f'{status} ' + ': '.join(says)}".strip() + self.remedy(status, words)
+            after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is ignored
+            retry_after = float(after) if re.fullmatch("[0-9]{1,9}", after) else 0.0
+            kind = RefusedError if status in self.REFUSALS else UnavailableError
+            raise kind(line, status, words, retry_after)
+
+    def remedy(self, status: int, words: str) -> str:
+        """Return, as the end of a line, what a person can do, if the status and InfluxDB's words leave no doubt."""
+        if status < 400 and not words:
+            return ", which is no answer of InfluxDB"
+        named = self.destination._asdict()
+        found = [remedy for (code, part), remedy in self.REMEDIES.items() if code == status and part in words]
+        return f"; {found[0].format_map(named)}" if found else ""
+
+    def explain(self, error: BaseException) -> str:
         """Return why there is no response; with what a person can do, if the system's words leave no doubt."""
         from requests import exceptions
 
@@ -1623,22 +1605,20 @@ class InfluxDB:
         reason = one_line(getattr(cause, "strerror", None) or cause).rstrip(".")
         if isinstance(cause, (TimeoutError, socket.timeout)):
             seconds = CONNECT_SECONDS if isinstance(error, exceptions.ConnectTimeout) else RESPONSE_SECONDS
-            return UnavailableError(f"{self.name} does not answer within {seconds:.0f} s")
+            return f"does not answer within {seconds:.0f} s"
         if isinstance(error, (exceptions.ProxyError, exceptions.InvalidSchema)):
             proxy = proxy_variable(self.destination.tls)
-            return UnavailableError(f"{self.name} cannot be reached through the proxy that {proxy} names: {reason}")
+            return f"cannot be reached through the proxy that {proxy} names: {reason}"
         if isinstance(cause, ConnectionRefusedError):
-            remedy = "start influxd, or give another address with --influx"
-            return UnavailableError(f"{self.name} cannot be reached: {reason}; {remedy}")
+            return f"cannot be reached: {reason}; start influxd, or give another address with --influx"
         if getattr(cause, "reason", "") == "WRONG_VERSION_NUMBER":
-            return UnavailableError(f"{self.name} does not use TLS; write influxdb:// for https+influxdb://")
+            return "does not use TLS; write influxdb:// for https+influxdb://"
         if getattr(cause, "verify_code", 0) in UNKNOWN_ISSUER:
-            line = f"{self.name} has a certificate of an unknown issuer ({getattr(cause, 'verify_message', '')})"
-            remedy = "name the file of a private authority's certificate in REQUESTS_CA_BUNDLE"
-            return UnavailableError(f"{line}; {remedy}")
-        if isinstance(cause, OSError):
-            return UnavailableError(f"{self.name} cannot be reached: {reason}")
-        return UnavailableError(f"{self.name} cannot be used: {one_line(repr(cause))}")
+            issuer = f"has a certificate of an unknown issuer ({getattr(cause, 'verify_message', '')})"
+            return f"{issuer}; name the file of a private authority's certificate in REQUESTS_CA_BUNDLE"
+        return (
+            f"cannot be reached: {reason}" if isinstance(cause, OSError) else f"cannot be used: {one_line(repr(cause))}"
+        )
 
 
 # OpenSSL's codes for a certificate whose issuer is not among the known ones (openssl-verification-options(1)).
@@ -1650,24 +1630,6 @@ def proxy_variable(tls: bool) -> str:
     names = ("https_proxy" if tls else "http_proxy", "all_proxy")
     found = [name for wanted in names for name in (wanted, wanted.upper()) if os.environ.get(name)]
     return found[0] if found else "the system"
-
-
-def check_response(response: Any, **_: Any) -> None:
-    """Read a response to InfluxDB's client; raise ResponseError unless it reports success.
-
-    That is 204 for a write, and for a query 200 with JSON in which no error is (InfluxDB 1.8, "InfluxDB API
-    reference"). So no redirection is followed, which may turn a POST into a GET (RFC 9110 §15.4.2).
-    """
-    with response:
-        content = read_content(response.raw)
-    response.raw = BytesIO(content)  # where the client reads it
-    errors = errors_in(content)
-    if urlsplit(response.request.path_url).path.endswith("/query"):
-        is_well = response.status_code == 200 and errors == []
-    else:
-        is_well = response.status_code == 204
-    if not is_well:
-        raise ResponseError(response, errors[0] if errors else "", words_in(content))
 
 
 def read_content(raw: Any) -> bytes:
@@ -1724,19 +1686,11 @@ class Interval(NamedTuple):
     peak: float  # requests per second
 
 
-@contextlib.contextmanager
-def survived(troubles: Once, what: str, outbox: Outbox) -> Iterator[None]:
-    """Log whatever is raised inside, once until all is well, and go on: no background thread ends by an error."""
-    try:
-        yield
-    except BaseException as error:
-        with contextlib.suppress(BaseException):  # there may be no memory to log it
-            log_failure(troubles, what, error, outbox)
-
-
 def log_failure(troubles: Once, what: str, error: BaseException, outbox: Outbox) -> None:
-    """Log an error after which the next round may succeed."""
-    if isinstance(error, (sqlite3.Error, OSError, MemoryError)):
+    """Log an error after which the next round may succeed, once until all is well."""
+    if isinstance(error, UnavailableError):
+        troubles.warn(f"{error}; points wait in {outbox.display_name}")
+    elif isinstance(error, (sqlite3.Error, OSError, MemoryError)):
         troubles.warn(f"{what}: {outbox.explain(error)}; requests are still counted")
     elif troubles.warn(f"A bug in this server: {error!r}"):
         log.error("It came from here:", exc_info=error)
@@ -1788,14 +1742,16 @@ class Courier(threading.Thread):
         failure, is_done = None, False
         try:
             is_done = self.deliver()
+            pause = 0.0
         except BaseException as error:
             failure = error
             longer = min(max(RETRY_SECONDS, 2 * pause), self.longest_pause)
-        pause = max(longer, getattr(failure, "retry_after", 0.0)) if failure else 0.0
-        with survived(self.troubles, "A delivery cannot be logged", self.outbox):
+            pause = max(longer, getattr(error, "retry_after", 0.0))
+        with contextlib.suppress(BaseException):  # there may be no memory to log it
             if failure:
-                self.log_failure(failure)
-            elif is_done:
+                self.status = "InfluxDB takes no points"
+                log_failure(self.troubles, "No point can be delivered", failure, self.outbox)
+            elif is_done and self.taken:
                 self.log_success()
             if is_last or not self.wakeup.is_set():  # or the next round follows at once
                 self.log_intervals(is_last)
@@ -1850,7 +1806,7 @@ class Courier(threading.Thread):
             self.write(points)
         except RefusedError as refusal:
             if len(points) == 1 or refusal.dropped == len(points):
-                yield points, refusal.reason
+                yield points, refusal.words or str(refusal)
             else:
                 middle = len(points) // 2
                 yield from self.find_refused(points[:middle])
@@ -1865,18 +1821,8 @@ class Courier(threading.Thread):
         self.taken += removed
         self.newest_taken = max(self.newest_taken, *points)
 
-    def log_failure(self, failure: BaseException) -> None:
-        """Log why nothing was delivered, once until all is well."""
-        self.status = "InfluxDB takes no points"
-        if isinstance(failure, UnavailableError):
-            self.troubles.warn(f"{failure}; points wait in {self.outbox.display_name}")
-        else:
-            log_failure(self.troubles, "No point can be delivered", failure, self.outbox)
-
     def log_success(self) -> None:
         """Log that InfluxDB takes points, if that is new, and how many had waited."""
-        if not self.taken:
-            return  # it was only looked for
         self.status = "InfluxDB rejects points" if self.rejected else "InfluxDB takes points"
         late, is_first = self.taken - self.taken_before, not self.taken_before
         self.taken_before = self.taken
@@ -1955,13 +1901,8 @@ class Reporter(threading.Thread):
 
     def record(self) -> Optional[Interval]:
         """Record a point; return its interval, or None if that failed."""
-        with survived(self.troubles, "The state files cannot be checked", self.outbox):
-            problems = list(self.outbox.counter.problems())
-            for problem in problems:
-                self.problems.warn(problem)
-            if not problems:
-                self.problems.well()
-        with survived(self.troubles, "No point can be recorded", self.outbox):
+        try:
+            self.log_problems()
             now = time_ns()
             self.log_clock_step(now / 1e9 - monotonic())
             point = self.outbox.record(now)
@@ -1969,7 +1910,18 @@ class Reporter(threading.Thread):
                 log.info("Points are recorded again")
             began, self.began = self.began, monotonic()
             return Interval(point.number, self.began - began, self.take_recent_peak())
+        except BaseException as error:
+            with contextlib.suppress(BaseException):  # there may be no memory to log it
+                log_failure(self.troubles, "No point can be recorded", error, self.outbox)
         return None
+
+    def log_problems(self) -> None:
+        """Log what is wrong with the counter file, once until it changes."""
+        problems = list(self.outbox.counter.problems())
+        for problem in problems:
+            self.problems.warn(problem)
+        if not problems:
+            self.problems.well()
 
     def log_clock_step(self, offset: float) -> None:
         """Log a step of the system's clock, whose offset (s) to the monotonic one is now this."""
@@ -2052,7 +2004,7 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:  # Python does not say which limit that is
-        raise StartError(f"{reason_of(error)} ({LIMITS[errno.EAGAIN]}; or of memory: ulimit -v)") from None
+        raise StartError(f"{reason_of(error)} ({HINTS[errno.EAGAIN]}; or of memory: ulimit -v)") from None
 
 
 # ----------------------------------------------------------------------------------------------- Server

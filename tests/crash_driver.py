@@ -75,14 +75,6 @@ class Books:
         assert sum(delivered.values()) + set_aside == self.shared[0]
 
 
-class Refusal(RefusedError):
-    """A refusal that says how many points were dropped."""
-
-    def __init__(self, dropped: int) -> None:
-        Exception.__init__(self, "bad")
-        self.reason, self.dropped, self.retry_after = "bad", dropped, 0.0
-
-
 class FileInfluxDB:
     """Takes points but for those of BAD requests, with which it does as InfluxDB: it stores the others of the batch."""
 
@@ -100,7 +92,7 @@ class FileInfluxDB:
         with self.path.open("a") as file:
             file.writelines(good)
         if len(good) < len(points):
-            raise Refusal(len(points) - len(good))
+            raise RefusedError("bad", words=f"bad dropped={len(points) - len(good)}")
 
 
 def report(reporter: Reporter) -> None:

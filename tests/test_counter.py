@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import signal
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -173,26 +171,6 @@ def test_a_cell_is_not_counted_in_before_the_worker_of_a_killed_program_let_go_o
         orphan.stdin.close()
         opening.join()
     assert opened
-
-
-def no_locks(*_):
-    raise OSError(errno.ENOLCK, "No locks available")
-
-
-@posix
-def test_a_file_system_without_locks_is_told_as_such(tmp_path, monkeypatch):
-    monkeypatch.setattr("fcntl.lockf", no_locks)
-    reason = start_error(partial(Counter, str(tmp_path / "count"), 0, create=True))
-    assert reason.startswith(
-        f"{tmp_path / 'count'} cannot be locked (No locks available); keep the state on a local disk"
-    )
-
-
-@posix
-def test_sqlite_s_word_for_a_file_system_without_locks_is_explained(outbox, monkeypatch):
-    """It is that for a file that another program has locked."""
-    monkeypatch.setattr("fcntl.lockf", no_locks)
-    assert "(No locks available in " in outbox.explain(sqlite3.OperationalError("database is locked"))
 
 
 def changed(content: bytes, offset: int, new: bytes) -> bytes:

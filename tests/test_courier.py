@@ -16,21 +16,14 @@ from daemons import wait_until
 from states import opened
 
 import webserver_influx
-from webserver_influx import Courier, Interval, Point, RefusedError, ResponseError, UnavailableError
+from webserver_influx import Courier, Interval, Point, RefusedError, UnavailableError
 
 WELL = "All is well again: InfluxDB takes points"
 
 
-class Response:
-    """As much of a response as an error is made of."""
-
-    status_code, reason, headers = 400, "Bad Request", {}
-
-
 def refused(words: str) -> RefusedError:
     """What InfluxDB.write() raises of a 400 in these words."""
-    error = ResponseError(Response(), words, "")
-    return RefusedError(f"InfluxDB answers {error}", error)
+    return RefusedError(f"InfluxDB answers 400 Bad Request: {words}", 400, words)
 
 
 class Fake:
@@ -53,7 +46,7 @@ class Fake:
 
     def check_reachable(self) -> None:
         if self.trouble:
-            raise UnavailableError(self.trouble, self.retry_after)
+            raise UnavailableError(self.trouble, 503, "", self.retry_after)
 
     def write(self, points: list[Point]) -> None:
         self.writes.append(list(points))
@@ -335,9 +328,9 @@ def test_what_was_rejected_is_offered_again_once_influxdb_takes_a_point(counter,
             1,
         ),
         ("partial write: field type conflict: input field is type integer, already exists as type float dropped=1", 1),
-        ("unable to parse 'requests,host=dropped\\=7 x'", None),
+        ("unable to parse 'requests,host=dropped\\=7 x'", 0),
         ("max-series-per-database limit exceeded: (1) dropped=1", 1),
-        ("", None),
+        ("", 0),
     ],
 )
 def test_how_many_points_were_dropped_is_read_in_the_words_of_each_version(words, dropped):

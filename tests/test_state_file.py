@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sqlite3
@@ -210,6 +211,54 @@ def test_a_state_file_that_is_locked_at_the_start_is_told_in_one_line(tmp_path):
     with contextlib.closing(sqlite3.connect(state, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert str(state) in failure_of(run_python(script, "--port", 0, "--state", state))
+
+
+# --- a file system that is no local disk
+
+
+LACKS = {
+    "locks": (
+        "fcntl.lockf",
+        "ENOLCK",
+        "No locks available (this file system has none; keep the state on a local disk)",
+    ),
+    "memory maps": (
+        "mmap.mmap",
+        "ENODEV",
+        "No such device (this file system cannot map files into memory; keep the state on a local disk)",
+    ),
+}
+
+
+@linux
+@pytest.mark.parametrize("lack", LACKS)
+def test_a_file_system_that_lacks_what_the_counter_needs_is_told_as_such(tmp_path, lack):
+    """And not as a file that another server uses, or as no such device."""
+    function, name, told = LACKS[lack]
+    script = f"""
+        import errno, fcntl, mmap, os, sys, webserver_influx
+        def lacking(*_):
+            raise OSError(errno.{name}, os.strerror(errno.{name}))
+        {function} = lacking
+        sys.exit(webserver_influx.main(sys.argv[1:]))
+    """
+    ended = run_python(script, "--port", 0, "--state", tmp_path / "state")
+    assert failure_of(ended) == f"{tmp_path}/state-count: {told}"
+
+
+@posix
+def test_a_file_system_without_locks_is_not_called_a_database_that_is_locked(tmp_path, monkeypatch):
+    """By which SQLite means both."""
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    state, count_file = make_state(tmp_path)
+    with opened(state, count_file) as (_, outbox):
+        monkeypatch.setattr("fcntl.lockf", no_locks)
+        explained = outbox.explain(sqlite3.OperationalError("database is locked"))
+    assert explained.startswith(f"{state}: database is locked (No locks available (this file system has none; keep ")
+    assert explained.endswith(f" in {tmp_path})")
 
 
 # --- a file system that copies on write, which has to find a new block for each page that a memory map changes
