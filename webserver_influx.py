@@ -41,14 +41,14 @@ import uuid
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator
 from email.utils import formatdate
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BufferedIOBase, BytesIO, TextIOWrapper
+from io import BufferedIOBase, BytesIO, FileIO, TextIOWrapper
 from itertools import accumulate
 from math import ceil, frexp, fsum, inf, isfinite, nan
 from operator import add, methodcaller, sub
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import localtime, monotonic, process_time, sleep, strftime, time, time_ns
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
@@ -88,16 +88,11 @@ LIGHT_BYTES = 4 * 1024  # received at once, a millisecond's work at most; what i
 LIGHT_QUERY_BYTES = 1024  # of a query that is added up at once, as long a work; a longer one takes a turn
 TURN_BYTES = 16 * 1024  # received in a turn: a few milliseconds' work
 TURN_VALUES = 16 * 1024  # of a JSON object, looked at in a turn
-QUIET_SECONDS = 0.001  # without a request from anybody else, after which a turn may come earlier
 TURN_REST = 4  # a turn is followed by this many times its length for everybody else
 GARBAGE_OBJECTS = 100_000  # between two collections; with 700, the default, a MiB of brackets takes 150 ms, not 30
 CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # in a thread; select() takes 512, some of them its own
 BACKLOG = 4096  # connections the kernel may hold for us; Linux's own upper limit since 5.4
-ACCEPT_AT_ONCE = 64  # connections, before those that are open are served again
 PAUSE_SECONDS = 0.1  # until what has just failed is tried again; or for a thread or process that is about to end
-YIELD_SECONDS = 0.001  # a thread that is ahead leaves accepting to others for this long
-UNEVEN_CONNECTIONS = 4  # it is ahead with so many more connections than the one with the fewest;
-CHANCES = 10  # it leaves accepting that often to one that takes none: a frozen process would slow down all
 BURST_CONNECTIONS = 64  # up to this many of the running second count though they are closed; more would cost a fifth
 
 REPEAT_SECONDS = 0.3  # a signal within this time is the first one again: `timeout` and wrappers send it twice
@@ -105,7 +100,6 @@ STOP_SECONDS = 7.0  # at shutdown, for all but the log; it stays below the 10 s 
 BACKLOG_SECONDS = 0.5  # at shutdown, for connections that wait to be accepted
 GRACE_SECONDS = 3.0  # at shutdown, for requests in flight; one more for workers to end
 LOCK_SECONDS = 3.0  # at a start, for the workers of a killed program to let go of their cells
-HURRY_SECONDS = 0.02  # at shutdown, between two looks at what may end
 LAST_WORDS_SECONDS = 0.2  # at shutdown, for a client to take its last reply
 CONNECT_SECONDS = 5.0  # time-out for a connection to each address of InfluxDB
 RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB gives up a write after 10 s, and says so
@@ -124,18 +118,16 @@ RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each tr
 RESPAWN_LONGEST_SECONDS = 60.0  # so long, which is also the longest pause
 
 LOOK_SECONDS = 0.1  # from the start of a second, when all threads publish their CPU time, to the look at it
-SPARKS = 200  # seconds in the live line's curve, at most
+CHART_SECONDS = 200  # in the live line's chart, at most
+BEST_SECONDS = 10  # under load, of which the summary tells, at most
 BLOCKS = "▁▂▃▄▅▆▇█"
 SHORT_SECONDS = 0.5  # less, as at the end, is no second to tell a rate of
-LOAD_BITS = 1  # a second with less than a half (to a quarter) of the most requests is at the edge of a load, or in none
 FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of the CPUs that the server may use: from which it used them up, or had some left
 IDLE_SHARE = 0.05  # of the machine's CPUs: below that, all of them were busy
 VERDICT_SECONDS = 3.0  # of load, without which nothing is said of its limit
 
 LOGGED_BYTES = 4000  # of a request line in the access log; goaccess, and a piece of output, take a line of 4 KiB
 OUTPUT_BYTES = 8 * 1024 * 1024  # that wait for standard output or error: what a busy access log brings in a second
-OUTPUT_PIECE_BYTES = 4096  # in one write: what a pipe keeps together when several processes write to it (PIPE_BUF)
-OUTPUT_REST_SECONDS = 0.01  # between two looks at what waits; a busy log wakes its thread a hundred times a second
 OUTPUT_SECONDS = 1.0  # at the end, for it to take what waits
 
 # ------------------------------------------------------------------------------------------------- Errors and words
@@ -194,7 +186,7 @@ class Once:
 
     def warn(self, message: str) -> bool:
         """Log a warning, if no other of its kind was logged since all was well; return whether it was."""
-        kind = kind_of(message)
+        kind = " ".join([word for word in message.split() if not re.search(r"\d", word)][:25])
         is_new = kind not in self.kinds
         if is_new:
             self.kinds.add(kind)
@@ -206,11 +198,6 @@ class Once:
         had_trouble = bool(self.kinds)
         self.kinds.clear()
         return had_trouble
-
-
-def kind_of(message: str) -> str:
-    """Return what repeats of the same trouble have in common: the first words of a message that contain no digits."""
-    return " ".join([word for word in message.split() if not re.search(r"\d", word)][:25])
 
 
 # ==================================================================================== Part I: a request
@@ -237,9 +224,9 @@ QUOTED_STRING = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\x
 PARAMETER = rf"{TOKEN}=(?:{TOKEN}|{QUOTED_STRING})"
 MEDIA_TYPE = rf"({TOKEN}/{TOKEN})(?:{OWS};(?:{OWS}{PARAMETER})?)*"
 
-# RFC 3986 §3.2     uri-host [ ":" port ]; the host may be empty. check_host() reads what is in brackets.
+# RFC 3986 §3.2     uri-host [ ":" port ]; the host may be empty. has_host() reads what is in brackets.
 REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
-HOST = r"(?:\[[0-9A-Fa-f:.]*\]|" + REG_NAME + ")"
+HOST = r"(?:\[([0-9A-Fa-f:.]*)\]|" + REG_NAME + ")"
 AUTHORITY = HOST + "(?::[0-9]*)?"
 
 # RFC 9112 §3.2     method SP request-target in the other three forms: absolute-form, asterisk-form, authority-form;
@@ -261,15 +248,16 @@ def matcher(grammar: str) -> Callable[[bytes], Optional[re.Match[bytes]]]:
     return re.compile(grammar.encode()).fullmatch
 
 
-is_method, is_field_line, is_host, is_decimal = map(matcher, (TOKEN, FIELD_LINE, AUTHORITY, "[0-9]+"))
-is_other_target, is_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
+is_method, is_field_line, match_host, is_decimal = map(matcher, (TOKEN, FIELD_LINE, AUTHORITY, "[0-9]+"))
+match_other_target, is_version, match_media_type = map(matcher, (OTHER_TARGET, VERSION, MEDIA_TYPE))
 is_trailer_line = matcher(FIELD_LINE + "\r\n")
 match_chunk_start = re.compile(CHUNK_START.encode()).match  # where it stands: to copy each chunk out would be slow
 
 HEAD_END = b"\r\n\r\n"
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which no head holds (RFC 9110 §5.5)
-# Browsers send visible characters that RFC 3986 would encode, but never a fragment. All others become blanks.
-VISIBLE = bytes(byte if 0x21 <= byte <= 0x7E and byte != ord("#") else 0x20 for byte in range(256))
+# Maps "#", controls and DEL to blanks, which no target contains. Browsers send visible characters that RFC 3986 would
+# encode, and curl what a person types, in UTF-8; but nobody a fragment.
+TARGET_TABLE = bytes(0x20 if byte <= 0x20 or byte in b"#\x7f" else byte for byte in range(256))
 PERCENT, PLUS = b"%+"  # as integers, which `in` finds ten times as fast as bytes: this saves 0.3 of a GET's 7 µs
 
 
@@ -374,8 +362,8 @@ def take_head(buffer: bytes) -> Optional[Head]:
             if not section and b"\n" not in target:
                 return None
         fields = read_section(section, whole=bool(end))
-    if target.translate(VISIBLE) != target:
-        raise RequestError(400, "The request-target holds a character that is not visible ASCII, or #.")
+    if target.translate(TARGET_TABLE) != target:
+        raise RequestError(400, "The request-target contains a control character, or #.")
     if target[:1] != b"/":
         check_other_target(method, target)
     return None if fields is None else (name, target.partition(b"?")[2], fields, rest)
@@ -383,14 +371,17 @@ def take_head(buffer: bytes) -> Optional[Head]:
 
 def check_other_target(method: bytes, target: bytes) -> None:
     """Raise RequestError unless a request-target has one of the forms that its method allows (RFC 9112 §3.2)."""
-    if not is_other_target(method + b" " + target):
+    if not has_host(match_other_target(method + b" " + target)):
         form = "host:port" if method == b"CONNECT" else "a path or an absolute URI"
         raise RequestError(400, f"The request-target is not {form}.")
 
 
 def refuse_long(head: bytes) -> None:
     """Raise RequestError if a head, whole or in part, is longer than this server reads (RFC 9112 §3, RFC 6585 §5)."""
-    if len(head.partition(b"\r\n")[0]) > REQUEST_LINE_BYTES:
+    line = head.partition(b"\r\n")[0]
+    if len(line) > REQUEST_LINE_BYTES:
+        if is_method(line[: REQUEST_LINE_BYTES + 1]):
+            raise RequestError(501, f"The method is longer than {REQUEST_LINE_BYTES} bytes.")
         raise RequestError(414, f"The request line is longer than {REQUEST_LINE_BYTES} bytes.")
     if len(head) > HEAD_BYTES:
         raise RequestError(431, f"The head is longer than {HEAD_BYTES} bytes.")
@@ -486,17 +477,19 @@ def check_host(host: Optional[bytes], http_1_0: bool) -> None:
     if host is None:
         if not http_1_0:
             raise RequestError(400, "The request has no Host field, which HTTP/1.1 requires.")
-    elif not is_host(host) or host.startswith(b"[") and not is_ip_literal(host[1 : host.index(b"]")].decode()):
+    elif not has_host(match_host(host)):
         raise RequestError(400, 'The Host field is not exactly one "host" or "host:port".')
 
 
-def is_ip_literal(address: str) -> bool:
-    """Whether a host in brackets is valid: an IPv6 address (RFC 3986 §3.2.2); no IPvFuture exists."""
+def has_host(match: Optional[re.Match[bytes]]) -> bool:
+    """Return whether something matches, and what it has in brackets is an IPv6 address (RFC 3986 §3.2.2)."""
     try:
-        ipaddress.IPv6Address(address)
+        for literal in match.groups() if match else ():
+            if literal is not None:
+                ipaddress.IPv6Address(literal.decode())
     except ValueError:
         return False
-    return True
+    return bool(match)
 
 
 def read_body_length(lengths: Optional[bytes], codings: Optional[bytes], http_1_0: bool) -> int:
@@ -591,9 +584,11 @@ find_values = re.compile(b"=([^&]*)").findall
 
 
 def query_values(query: bytes) -> list[Any]:
-    """The values of a query (WHATWG URL, application/x-www-form-urlencoded)."""
+    """Return the values of a query (WHATWG URL, application/x-www-form-urlencoded); what is not UTF-8 is no number."""
     values: list[Any] = find_values(query)
-    return [unquote_plus(value.decode()) for value in values] if PERCENT in query or PLUS in query else values
+    if PERCENT in query or PLUS in query or not query.isascii():
+        return [unquote_plus(value.decode(errors="replace")) for value in values]
+    return values
 
 
 def refuse_constant(name: str) -> NoReturn:
@@ -664,15 +659,9 @@ def numeric_values(document: tuple[tuple[str, Any], ...]) -> list[Any]:
 
 
 def sum_text(values: list[Any]) -> str:
-    """The answer for numbers and texts: `Sum: 6.0`, or `Sum: 0` if none of them is a number."""
-    try:
-        total = fsum(map(float, values))  # as if all were numbers, which they nearly always are
-    except (ValueError, OverflowError):
-        total = inf
-    if not isfinite(total):
-        values = numbers(values)
-        total = exact_sum(values)
-    return f"Sum: {total!r}" if values else "Sum: 0"
+    """Return the answer for numbers and texts: `Sum: 6.0`, or `Sum: 0` if none of them is a number."""
+    found = numbers(values)
+    return f"Sum: {exact_sum(found)!r}" if found else "Sum: 0"
 
 
 def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
@@ -693,20 +682,20 @@ def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
 
 
 def numbers(values: list[Any]) -> list[float]:
-    """The finite numbers among the values, as `float()` reads them."""
-    found = []
-    for value in values:
+    """Return the finite numbers among the values, as `float()` reads them."""
+    found: list[float] = []
+    converted = map(float, values)
+    while True:
         try:
-            number = float(value)
-        except ValueError:
-            continue
-        if isfinite(number):
-            found.append(number)
-    return found
+            found.extend(converted)
+            break
+        except ValueError:  # one value is no number; go on behind it
+            pass
+    return found if isfinite(sum(found)) else list(filter(isfinite, found))
 
 
 def exact_sum(values: list[float]) -> float:
-    """The sum of floats, rounded once; an infinity if it is past the range of a float."""
+    """Return the sum of floats, rounded once; an infinity if it is past the range of a float."""
     try:
         return fsum(values)
     except OverflowError:  # of a part of the sum; the whole may be in range
@@ -739,6 +728,24 @@ def reply_starts(seconds: float) -> dict[int, str]:
     return {status: line + fields for status, line in STATUS_LINE.items()}
 
 
+# What stands in the access log as \xHH, as nginx writes it, and what as it is
+ESCAPED = re.compile(rb"[^ !#-\[\]-~]")
+CUT_ESCAPE = re.compile(rb"\\(?:x.?)?\Z")
+PLAIN_BYTES = bytes(byte for byte in range(256) if not ESCAPED.match(bytes([byte])))
+
+
+def log_line(client: str, time: bytes, request: bytes, status: int, length: int) -> bytes:
+    """Return a line of the access log, in the Common Log Format; request is bytes that begin with a request.
+
+    (Apache HTTP Server 2.4, mod_log_config: `%h %l %u %t "%r" %>s %B`.)
+    """
+    line = request.removeprefix(b"\r\n").partition(b"\r\n")[0]
+    if len(line) > LOGGED_BYTES or line.translate(None, PLAIN_BYTES) or not line:
+        shown = ESCAPED.sub(lambda match: b"\\x%02X" % ord(match[0]), line[:LOGGED_BYTES])
+        line = CUT_ESCAPE.sub(b"", shown[:LOGGED_BYTES]) or b"-"
+    return b'%b - - [%b] "%b" %d %d\n' % (client.encode(), time, line, status, length)
+
+
 # ---------------------------------------------------------------------------------------------- Handler
 
 # What a connection waits for: a request, the rest of its head or body, its turn at what takes long, the client's end.
@@ -759,15 +766,15 @@ EXPECTED_JSON = 'Please, ensure the content type of your request is "application
 class SumHandler(BaseHTTPRequestHandler):
     """A connection (RFC 9112 §9): bytes in, bytes out; it has no socket, no clock and no thread.
 
-    Its server provides `reply_starts` and `stopping`; its base class, the names that people look for.
+    Its server provides `reply_starts` and `stopping` and, for the access log, `write_log` and `log_time`; its base
+    class, the names that people look for.
     """
 
     server: Any
-    log_reply: Any = None  # called with bytes that begin with the request, the status, and how much content was sent
 
-    def __init__(self, client_address: tuple[Any, ...], server: Any, counter: Any) -> None:
-        """Unlike the base class, touches no socket; counter has increment()."""
-        self.client_address, self.server, self.counter = client_address, server, counter
+    def __init__(self, client_address: tuple[Any, ...], server: Any, count_request: Callable[[], object]) -> None:
+        """Unlike the base class, touches no socket."""
+        self.client_address, self.server, self.count_request = client_address, server, count_request
         self.awaits = REQUEST
 
     def address_string(self) -> str:
@@ -781,13 +788,13 @@ class SumHandler(BaseHTTPRequestHandler):
         It returns the last ones, after which the connection ends: at once or, if it `awaits` LINGER, when the client
         has ended it, too. Throw in a RequestError to refuse the request that is being received.
         """
-        server, starts, log_reply = self.server, self.server.reply_starts, self.log_reply
-        increment = self.counter.increment
+        server, count_request = self.server, self.count_request
+        starts, write_log = server.reply_starts, server.write_log
         due: list[str] = []  # the replies that are to be sent
         buffer = yield b""
         while buffer:
             while buffer:
-                method, rest, persistence, complete = None, b"", CLOSE, False
+                method, status, rest, persistence, complete = None, 200, b"", CLOSE, False
                 try:
                     while (head := take_head(buffer)) is None:
                         more, enough = b"", len(buffer) + LIGHT_BYTES
@@ -798,7 +805,7 @@ class SumHandler(BaseHTTPRequestHandler):
                                 return b""
                             buffer += more
                     method, query, (persistence, length, expectation, data_type), rest = head
-                    increment()
+                    count_request()
                     body, complete = b"", not length  # complete: the next request begins behind it
                     if length or expectation:
                         body, rest = yield from self.receive_body(length, expectation, rest, due)
@@ -814,15 +821,15 @@ class SumHandler(BaseHTTPRequestHandler):
                         text = yield from self.do_large_POST(data_type, body)
                     else:
                         text = self.do_HEAD(query) if method == "HEAD" else self.do_other(method)
-                    status = 200
                 except Exception as error:
                     method, status, text = self.reply_to_error(error, method, buffer)
                     complete = complete and status != 500
                 if not complete or server.stopping:
                     persistence = CLOSE
-                due.append(f"{starts[status]}{len(text)}{persistence}{'' if method == 'HEAD' else text}")
-                if log_reply is not None:
-                    log_reply(buffer, status, 0 if method == "HEAD" else len(text))
+                content = "" if method == "HEAD" else text
+                due.append(f"{starts[status]}{len(text)}{persistence}{content}")
+                if write_log is not None:
+                    write_log(log_line(self.address_string(), server.log_time, buffer, status, len(content)))
                 if persistence is CLOSE:
                     if rest or not complete or server.stopping:  # the client may send on
                         self.awaits = LINGER
@@ -917,11 +924,7 @@ class SumHandler(BaseHTTPRequestHandler):
 # ==================================================================================== Part II: a count
 # ----------------------------------------------------------------------------------------------- Files
 
-# What the counter and the outbox share.
-
-
-def folder_of(path: str) -> str:
-    return os.path.dirname(os.path.abspath(path))
+# What the state files need of the file system.
 
 
 def is_same_file(path: str, opened: os.stat_result) -> bool:
@@ -993,7 +996,8 @@ class Counter:
 
     MAGIC, VERSION = b"requests", 1
     SIZE, LINE = 16 * 1024, 64
-    STEP = LINE // 8  # from one cell to the next, in numbers
+    STEP = LINE // 8  # from one cell to the next, in 8-byte words
+    LOAD, CONNECTIONS, CPU_TIME = 1, 2, 3  # words behind the count
     HEADER = struct.Struct("=8sQ16s")
 
     def __init__(self, path: str, *parts: int, create: bool = False) -> None:
@@ -1076,30 +1080,21 @@ class Counter:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not support it
                 raise
 
-    def problems(self) -> Iterator[str]:
-        """Yield a log message for each problem with the file that the server cannot solve."""
-        if self.file < 0:
-            return
-        if not is_same_file(self.path, os.fstat(self.file)):
-            yield f"{self.path} was removed, moved or replaced; this server keeps counting in the file that it opened"
+    def problem(self) -> str:
+        """Return what is wrong with the file, which the server cannot solve, or ""."""
+        if self.file >= 0 and not is_same_file(self.path, os.fstat(self.file)):
+            return f"{self.path} was removed, moved or replaced; this server keeps counting in the file that it opened"
         if self.map[: self.HEADER.size] != self.header:
-            yield f"{self.path} was overwritten while this server counts in it; its count is wrong"
+            return f"{self.path} was overwritten while this server counts in it; its count is wrong"
+        return ""
 
     def total(self) -> int:
         """Return the number of all requests counted, in all cells, since the file was created."""
         return sum(self.words[self.STEP :: self.STEP])
 
-    def loads(self, threads: int) -> memoryview:
-        """Return the loads of the first `threads` threads, which all processes share."""
-        return self.cell_words(1, threads)
-
-    def cell_words(self, index: int, threads: int) -> memoryview:
-        """Return word `index` of the cache line of each of the first `threads` cells."""
-        return self.words[self.STEP + index : (threads + 1) * self.STEP : self.STEP]
-
-    def usage(self, threads: int) -> tuple[int, float]:
-        """Return the open connections of the first `threads` threads, and their processes' CPU time in seconds."""
-        return sum(self.cell_words(2, threads)), sum(self.cell_words(3, threads)) / 1e6
+    def column(self, word: int, threads: int) -> memoryview:
+        """Return one of LOAD, CONNECTIONS and CPU_TIME of each of the first `threads` threads, for all processes."""
+        return self.words[self.STEP + word : (threads + 1) * self.STEP : self.STEP]
 
     def flush(self) -> None:
         """Write the count to the disk, so that it survives a power failure.
@@ -1132,9 +1127,10 @@ class Cell:
         with self.lock:
             self.words[self.index] += number
 
-    def tell_usage(self, connections: int, cpu_seconds: float) -> None:
+    def publish_usage(self, connections: int, cpu_seconds: float) -> None:
         """Publish how many connections are open, and the CPU time of this process; see Counter."""
-        self.words[self.index + 2], self.words[self.index + 3] = connections, int(cpu_seconds * 1e6)
+        self.words[self.index + Counter.CONNECTIONS] = connections
+        self.words[self.index + Counter.CPU_TIME] = int(cpu_seconds * 1e6)
 
 
 # ----------------------------------------------------------------------------------------------- Outbox
@@ -1191,38 +1187,33 @@ class Outbox:
         self.path = path
         self.display_name = "memory" if path == ":memory:" else path
         self.lock = threading.RLock()  # guards `database`, which two threads use
-        self.database: Any = None
         self.opened: Optional[os.stat_result] = None  # what the file was at the start of the run
         self.pending = 0  # points that wait; to be read without the lock, which waits for the disk
-        self.is_new = path == ":memory:" or not os.path.exists(path)
-        if self.is_new:
-            return  # attach() creates it
-        try:
-            os.close(os.open(path, os.O_RDWR))  # gives the system's error message, which SQLite does not
-            with contextlib.ExitStack() as on_error:
-                on_error.callback(self.close)
+        with contextlib.ExitStack() as on_error:
+            try:
+                if path != ":memory:":  # gives the system's error message, which SQLite does not
+                    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
                 self.database = sqlite3.connect(path, check_same_thread=False)
-                self.is_new = self.ask("SELECT count(*) FROM sqlite_master") == [(0,)]
+                on_error.callback(self.close)
+                self.is_new = not self.ask("SELECT 1 FROM sqlite_master LIMIT 1")
                 if not self.is_new:
                     self.check()
-                on_error.pop_all()
-        except (OSError, sqlite3.OperationalError) as error:  # an error of the system
-            raise StartError(self.explain(error)) from None
-        except sqlite3.DatabaseError as error:  # a faulty file
-            raise StartError(f"{path}: {error}; repair it, or use a different --state") from None
+            except (OSError, sqlite3.OperationalError) as error:  # an error of the system
+                raise StartError(self.explain(error)) from None
+            except sqlite3.DatabaseError as error:  # a faulty file
+                raise StartError(f"{path}: {error}; repair it, or use a different --state") from None
+            on_error.pop_all()
 
     def ask(self, statement: str, *values: Any) -> list[Any]:
         """Execute one statement, and return all of its rows: a statement with rows left would keep its lock."""
         return list(self.database.execute(statement, values).fetchall())
 
     def explain(self, error: Exception) -> str:
-        """Return an error of the state files with the file's name and what the system says."""
-        folder = folder_of(self.path)
-        if isinstance(error, OSError):
-            if error.filename and not os.path.exists(error.filename):  # it could not be created
-                return f"cannot write the state file {self.path}: {reason_of(error)} in {folder}"
-            return f"{error.filename or self.path}: {reason_of(error)}"
-        reason = ""
+        """Return one line on an error of the state files: which file, and the reason that the system gives."""
+        file, folder = getattr(error, "filename", None) or self.path, os.path.dirname(os.path.abspath(self.path))
+        if isinstance(error, OSError) and error.filename and not os.path.exists(file):  # it could not be created
+            return f"cannot write the state file {self.path}: {reason_of(error)} in {folder}"
+        line = f"{file}: {reason_of(error)}"
         if isinstance(error, sqlite3.OperationalError) and self.path != ":memory:":
             try:  # lock and write as SQLite did, which does not say why it could not
                 with tempfile.TemporaryFile(dir=folder) as file:
@@ -1230,8 +1221,8 @@ class Outbox:
                     file.seek(os.path.getsize(self.path) if os.path.exists(self.path) else 0)
                     file.write(bytes(PROBE_BYTES))
             except OSError as refusal:
-                reason = f" ({reason_of(refusal)} in {folder})"
-        return f"{self.path}: {reason_of(error)}{reason}"
+                line += f" ({reason_of(refusal)} in {folder})"
+        return line
 
     def check(self) -> None:
         """Raise StartError unless this is an intact file of this program, in a known version."""
@@ -1260,8 +1251,6 @@ class Outbox:
             raise StartError(
                 f"{self.path} is missing or empty, but {counter.path} exists; restore that, or move this away"
             )
-        if not self.database:
-            self.database = sqlite3.connect(self.path, check_same_thread=False)
         self.ask("PRAGMA journal_mode = DELETE")
         self.ask("PRAGMA synchronous = EXTRA")
         self.ask(f"PRAGMA busy_timeout = {round(LOCKED_SECONDS * 1000)}")
@@ -1272,6 +1261,8 @@ class Outbox:
         elif self.version() < self.VERSION:
             self.database.executescript(self.UPGRADE)
         self.pending = self.ask("SELECT count(*) FROM requests")[0][0]
+        if self.path != ":memory:":
+            self.opened = os.stat(self.path)
 
     def version(self) -> int:
         """Return the version of the schema."""
@@ -1310,19 +1301,20 @@ class Outbox:
                 self.record(min(since + interval, now))
             with self.database:
                 self.ask("UPDATE state SET since = ?", now)
-            if self.path != ":memory:":
-                self.opened = os.stat(self.path)
             return left
 
-    def oldest(self, limit: int, order: str = "") -> list[Point]:
-        """Return the points that were recorded first, in this order."""
+    def oldest(self, limit: int) -> list[Point]:
+        """Return the waiting points that were recorded first, in this order."""
+        return self.waiting("", limit)
+
+    def newest(self) -> Point:
+        """Return the waiting point that was recorded last; there is one."""
+        return self.waiting("DESC", 1)[0]
+
+    def waiting(self, order: str, limit: int) -> list[Point]:
         with self.lock:
             query = f"SELECT serial, time, requests_number FROM requests ORDER BY serial {order} LIMIT ?"
             return [Point(*row) for row in self.ask(query, limit)]
-
-    def newest(self) -> list[Point]:
-        """Return the point that was recorded last, if any waits."""
-        return self.oldest(1, "DESC")
 
     def remove(self, points: list[Point]) -> int:
         """Delete points that InfluxDB has acknowledged; return how many of them waited."""
@@ -1336,8 +1328,8 @@ class Outbox:
     def move_to_rejected(self, points: list[Point], reason: str) -> None:
         """Move points to the table `rejected`."""
         with self.lock, self.database:
-            rows = [(point.time, point.number, reason, point.serial) for point in points]
-            self.database.executemany("INSERT INTO rejected VALUES (?, ?, ?, ?)", rows)
+            insert = "INSERT INTO rejected (serial, time, requests_number, reason) VALUES (?, ?, ?, ?)"
+            self.database.executemany(insert, [(*point, reason) for point in points])
             self.remove(points)  # commits both
 
     def requeue_rejected(self) -> None:
@@ -1351,8 +1343,7 @@ class Outbox:
     def close(self) -> None:
         """Close the file; but not while the disk keeps another thread waiting, for which the end does not wait."""
         if self.lock.acquire(timeout=PAUSE_SECONDS):
-            if self.database:
-                self.database.close()
+            self.database.close()
             self.lock.release()
 
 
@@ -1470,11 +1461,12 @@ class InfluxDB:
     """
 
     REFUSALS = (400, 413, 422)  # 1.8 answers 400 to a point that is too old or of another type, and to a full disk
-    REMEDIES = {  # by a status and words of InfluxDB's message
-        (401, "authorization failed"): f"give {DSN_VARIABLE} or --influx the password of user {{username}}",
-        (403, "not authorized to write"): 'an administrator can: GRANT ALL ON "{database}" TO "{username}"',
-        (404, "database not found"): 'an administrator can: CREATE DATABASE "{database}"',
+    REMEDIES = {  # by a phrase in InfluxDB's message
+        "authorization failed": f"give {DSN_VARIABLE} or --influx the password of user {{username}}",
+        "not authorized to write": 'an administrator can: GRANT ALL ON "{database}" TO "{username}"',
+        "database not found": 'an administrator can: CREATE DATABASE "{database}"',
     }
+    UNKNOWN_ISSUER = (2, 18, 19, 20, 21)  # of a certificate: OpenSSL's codes (openssl-verification-options(1))
 
     def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
         """tags are those of each point, beside `request=GETs_per_minute`."""
@@ -1579,23 +1571,21 @@ class InfluxDB:
         response.raw = BytesIO(content)  # where the client reads it
         status, errors = response.status_code, errors_in(content)
         is_query = urlsplit(response.request.path_url).path.endswith("/query")
-        if status != (200 if is_query else 204) or is_query and errors != []:
-            target = one_line(response.headers.get("Location", ""))
-            words = errors[0] if errors else ""
-            says = filter(None, (one_line(response.reason), words or words_in(content), target and f"see {target}"))
-            line = f"{self.name} answers {f'{status} ' + ': '.join(says)}".strip() + self.remedy(status, words)
-            after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is ignored
-            retry_after = float(after) if re.fullmatch("[0-9]{1,9}", after) else 0.0
-            kind = RefusedError if status in self.REFUSALS else UnavailableError
-            raise kind(line, status, words, retry_after)
-
-    def remedy(self, status: int, words: str) -> str:
-        """Return, as the end of a line, what a person can do, if the status and InfluxDB's words leave no doubt."""
+        if (status == 200 and errors == []) if is_query else status == 204:
+            return
+        words = errors[0] if errors else ""
+        target = one_line(response.headers.get("Location", ""))
+        says = filter(None, (one_line(response.reason), words or words_in(content), target and f"see {target}"))
+        line = f"{self.name} answers {status} {': '.join(says)}".strip()
         if status < 400 and not words:
-            return ", which is no answer of InfluxDB"
-        named = self.destination._asdict()
-        found = [remedy for (code, part), remedy in self.REMEDIES.items() if code == status and part in words]
-        return f"; {found[0].format_map(named)}" if found else ""
+            line += ", which is no answer of InfluxDB"
+        for phrase, remedy in self.REMEDIES.items():
+            if phrase in words:
+                line += "; " + remedy.format_map(self.destination._asdict())
+        after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is ignored
+        retry_after = float(after) if re.fullmatch("[0-9]{1,9}", after) else 0.0
+        kind = RefusedError if status in self.REFUSALS else UnavailableError
+        raise kind(line, status, words, retry_after)
 
     def explain(self, error: BaseException) -> str:
         """Return why there is no response; with what a person can do, if the system's words leave no doubt."""
@@ -1613,16 +1603,12 @@ class InfluxDB:
             return f"cannot be reached: {reason}; start influxd, or give another address with --influx"
         if getattr(cause, "reason", "") == "WRONG_VERSION_NUMBER":
             return "does not use TLS; write influxdb:// for https+influxdb://"
-        if getattr(cause, "verify_code", 0) in UNKNOWN_ISSUER:
+        if getattr(cause, "verify_code", 0) in self.UNKNOWN_ISSUER:
             issuer = f"has a certificate of an unknown issuer ({getattr(cause, 'verify_message', '')})"
             return f"{issuer}; name the file of a private authority's certificate in REQUESTS_CA_BUNDLE"
-        return (
-            f"cannot be reached: {reason}" if isinstance(cause, OSError) else f"cannot be used: {one_line(repr(cause))}"
-        )
-
-
-# OpenSSL's codes for a certificate whose issuer is not among the known ones (openssl-verification-options(1)).
-UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
+        if isinstance(cause, OSError):
+            return f"cannot be reached: {reason}"
+        return f"cannot be used: {one_line(repr(cause))}"
 
 
 def proxy_variable(tls: bool) -> str:
@@ -1679,19 +1665,28 @@ def is_loopback(host: str) -> bool:
 
 
 class Interval(NamedTuple):
-    """What the server did while it counted the requests of a point."""
+    """What came while the requests of a point were counted."""
 
     requests: int
     seconds: float
     peak: float  # requests per second
+
+    def __str__(self) -> str:
+        """Return the figures in words, with rates if there are some that say something."""
+        line, rate = f"{counted(self.requests, 'request')} in {duration(self.seconds)}", 0.0
+        if self.seconds >= SHORT_SECONDS:
+            rate = self.requests / self.seconds
+        return f"{line} ({per_second(rate)}, at most {per_second(max(rate, self.peak))})" if rate >= 1 else line
 
 
 def log_failure(troubles: Once, what: str, error: BaseException, outbox: Outbox) -> None:
     """Log an error after which the next round may succeed, once until all is well."""
     if isinstance(error, UnavailableError):
         troubles.warn(f"{error}; points wait in {outbox.display_name}")
-    elif isinstance(error, (sqlite3.Error, OSError, MemoryError)):
+    elif isinstance(error, (sqlite3.Error, OSError)):
         troubles.warn(f"{what}: {outbox.explain(error)}; requests are still counted")
+    elif isinstance(error, MemoryError):
+        troubles.warn(f"{what}: {reason_of(error)}; requests are still counted")
     elif troubles.warn(f"A bug in this server: {error!r}"):
         log.error("It came from here:", exc_info=error)
 
@@ -1707,76 +1702,77 @@ class Courier(threading.Thread):
         """longest_pause (s) is that between two attempts. If quiet, it logs no interval but the last."""
         super().__init__(name="courier", daemon=True)
         self.outbox, self.influxdb, self.longest_pause, self.quiet = outbox, influxdb, longest_pause, quiet
-        self.status = "no point sent yet"  # for the live line
-        self.intervals: deque[Interval] = deque()  # those not logged yet; the thread that takes one out logs it
-        self.wakeup, self.ending = threading.Event(), threading.Event()  # another interval; the last one
-        self.taken = self.taken_before = 0  # points that InfluxDB has taken; how many when none waited last
+        self.intervals: deque[Interval] = deque()  # not logged yet; the thread that takes one out logs it
+        self.wakeup, self.ending = threading.Event(), threading.Event()
+        self.taken = 0  # points that InfluxDB has taken in this run
         self.newest_taken = Point(0, 0, 0)
-        self.rejected = 0  # points, in this delivery
+        self.rejected = 0  # points, in the last delivery
         self.troubles, self.rejections = Once(), Once()
 
-    def hand_over(self, interval: Optional[Interval], is_last: bool = False) -> None:
+    @property
+    def status(self) -> str:
+        """Return how delivery stands, for the live line."""
+        if self.outbox.pending:
+            return f"{counted(self.outbox.pending, 'point')} waiting"
+        if self.troubles.kinds:
+            return "InfluxDB takes no points"
+        if not self.taken:
+            return "no point sent yet"
+        return "InfluxDB rejects points" if self.rejected else "InfluxDB takes points"
+
+    def hand_over(self, interval: Optional[Interval]) -> None:
         """Have the points delivered, and this interval logged, if there is one. Earlier ones are logged now."""
-        if self.intervals:
-            seconds = monotonic() - self.influxdb.began
-            if seconds > SLOW_SECONDS:
-                self.troubles.warn(f"{self.influxdb.name} has not finished an answer in {seconds:.0f} s")
-            self.log_intervals()
+        with contextlib.suppress(BaseException):  # there may be no memory to log them
+            if self.intervals:
+                seconds = monotonic() - self.influxdb.began
+                if seconds > SLOW_SECONDS:
+                    self.troubles.warn(f"{self.influxdb.name} has not finished an answer in {seconds:.0f} s")
+                self.log_intervals()
         if interval:
             self.intervals.append(interval)
-        if is_last:
-            self.ending.set()
         self.wakeup.set()
 
     def run(self) -> None:
-        pause, is_last = 0.0, False
-        while not is_last:
-            is_last = self.ending.is_set()
-            pause = self.round(pause, is_last)
-            if not is_last:
-                self.wakeup.wait(pause or None)
-                self.wakeup.clear()
+        pause = 0.0
+        while not self.ending.is_set():
+            pause = self.round(pause)
+            self.wakeup.wait(pause or None)
+            self.wakeup.clear()
+        self.round(pause, is_last=True)
 
     def round(self, pause: float, is_last: bool = False) -> float:
-        """Deliver, after a pause of so many seconds, and log what became of it; return the next pause, 0 for none."""
-        failure, is_done = None, False
+        """Deliver, and log the outcome; return the next pause (s), 0 for no limit. pause is the last one."""
+        taken_before, failure = self.taken, None
         try:
-            is_done = self.deliver()
+            self.deliver()
             pause = 0.0
         except BaseException as error:
             failure = error
-            longer = min(max(RETRY_SECONDS, 2 * pause), self.longest_pause)
-            pause = max(longer, getattr(error, "retry_after", 0.0))
+            pause = min(max(RETRY_SECONDS, 2 * pause, getattr(error, "retry_after", 0.0)), self.longest_pause)
         with contextlib.suppress(BaseException):  # there may be no memory to log it
             if failure:
-                self.status = "InfluxDB takes no points"
                 log_failure(self.troubles, "No point can be delivered", failure, self.outbox)
-            elif is_done and self.taken:
-                self.log_success()
+            elif self.taken:
+                self.log_success(self.taken - taken_before, is_first=not taken_before)
             if is_last or not self.wakeup.is_set():  # or the next round follows at once
                 self.log_intervals(is_last)
         return pause
 
-    def stop(self, end: float) -> None:
-        """Let the thread deliver until end (monotonic seconds); then log the intervals that it has not logged."""
+    def stop(self, last: Optional[Interval], end: float) -> None:
+        """Deliver the last points until end (monotonic seconds), and log the last interval, if there is one."""
         self.ending.set()
-        self.wakeup.set()
-        self.join(max(0.0, end - monotonic()))
+        self.hand_over(last)
+        if self.ident:
+            self.join(max(0.0, end - monotonic()))
         self.log_intervals(is_last=True)
 
-    def deliver(self) -> bool:
-        """Send the points that wait, in order; return whether that was all, or another interval ended meanwhile.
-
-        Raises UnavailableError, sqlite3.Error.
-        """
+    def deliver(self) -> None:
+        """Send the points that wait, in order, until none does. Raises UnavailableError, sqlite3.Error."""
         self.rejected = 0
-        if not (self.taken or self.outbox.oldest(1)):  # so that a person learns at once whether InfluxDB is there
+        if not (self.taken or self.outbox.pending):  # so that a person learns at once whether InfluxDB is there
             self.influxdb.check_reachable()
         while points := self.outbox.oldest(BATCH_POINTS):
             self.send(points)
-            if self.wakeup.is_set():
-                return len(points) < BATCH_POINTS
-        return True
 
     def send(self, points: list[Point]) -> None:
         """Send points. Raises UnavailableError if InfluxDB takes none now.
@@ -1787,9 +1783,9 @@ class Courier(threading.Thread):
         try:
             self.write(points)
         except RefusedError:
-            witness = max([self.newest_taken, *self.outbox.newest()])
+            witness = max(self.newest_taken, self.outbox.newest())
             self.write([witness])
-            refused = list(self.find_refused([point for point in points if point != witness]))
+            refused = self.find_refused([point for point in points if point != witness])
             if refused:
                 self.write([witness])
             for group, reason in refused:
@@ -1798,19 +1794,18 @@ class Courier(threading.Thread):
                 place = f"table rejected of {self.outbox.display_name}"
                 self.rejections.warn(f"InfluxDB rejects points, now kept in {place}: {reason}")
 
-    def find_refused(self, points: list[Point]) -> Iterator[tuple[list[Point], str]]:
-        """Send points, and halve what is refused; yield the points that are refused alone, or all at once, and why."""
+    def find_refused(self, points: list[Point]) -> list[tuple[list[Point], str]]:
+        """Send points, and halve what is refused; return the points that are refused alone, or all at once, and why."""
         if not points:
-            return
+            return []
         try:
             self.write(points)
         except RefusedError as refusal:
             if len(points) == 1 or refusal.dropped == len(points):
-                yield points, refusal.words or str(refusal)
-            else:
-                middle = len(points) // 2
-                yield from self.find_refused(points[:middle])
-                yield from self.find_refused(points[middle:])
+                return [(points, refusal.words or str(refusal))]
+            middle = len(points) // 2
+            return self.find_refused(points[:middle]) + self.find_refused(points[middle:])
+        return []
 
     def write(self, points: list[Point]) -> None:
         """Write points, and forget them: they are acknowledged. Raises UnavailableError, RefusedError."""
@@ -1821,11 +1816,8 @@ class Courier(threading.Thread):
         self.taken += removed
         self.newest_taken = max(self.newest_taken, *points)
 
-    def log_success(self) -> None:
-        """Log that InfluxDB takes points, if that is new, and how many had waited."""
-        self.status = "InfluxDB rejects points" if self.rejected else "InfluxDB takes points"
-        late, is_first = self.taken - self.taken_before, not self.taken_before
-        self.taken_before = self.taken
+    def log_success(self, late: int, is_first: bool) -> None:
+        """Log that InfluxDB takes points, if that is new, and how many of them had waited."""
         had_waited = f"; {counted(late, 'point')} had waited" if late > 1 else ""
         if self.troubles.well():
             log.info("All is well again: InfluxDB takes points%s", had_waited)
@@ -1838,7 +1830,6 @@ class Courier(threading.Thread):
         pending, place = self.outbox.pending, self.outbox.display_name
         level, fate = logging.INFO, "delivered to InfluxDB"
         if pending:
-            self.status = f"{counted(pending, 'point')} waiting"
             fate = f"points waiting in {place}: {pending}"
             if is_last and self.outbox.path == ":memory:":
                 level, fate = logging.WARNING, f"points lost, as they were in memory only: {pending}"
@@ -1850,10 +1841,7 @@ class Courier(threading.Thread):
             except IndexError:
                 return  # another thread has logged it
             if is_last or not self.quiet:
-                rate = interval.requests / max(interval.seconds, 0.001)
-                rates = f"{per_second(rate)}, at most {per_second(max(rate, interval.peak))}"
-                requests = f"{counted(interval.requests, 'request')} in {duration(interval.seconds)} ({rates})"
-                log.log(level, "%s; %s", requests, fate)
+                log.log(level, "%s; %s", interval, fate)
 
 
 class Reporter(threading.Thread):
@@ -1863,14 +1851,14 @@ class Reporter(threading.Thread):
     """
 
     def __init__(
-        self, outbox: Outbox, courier: Courier, interval: float, take_recent_peak: Callable[[], float] = float
+        self, outbox: Outbox, courier: Courier, interval: float, take_recent_peak: Callable[[], float] = lambda: 0.0
     ) -> None:
         """interval is in seconds; take_recent_peak() returns the most requests in a second since its last call."""
         super().__init__(name="reporter", daemon=True)
         self.outbox, self.courier, self.interval, self.take_recent_peak = outbox, courier, interval, take_recent_peak
         self.stopping = threading.Event()
         self.retry_end = inf  # at the end, until when a recording that fails is tried again, in monotonic seconds
-        self.is_done = False  # the last point is recorded
+        self.last: Optional[Interval] = None  # the last, partial interval, once it is recorded
         self.began = monotonic()  # the interval
         self.clock_offset = time_ns() / 1e9 - self.began  # of the system's clock to the monotonic one, in seconds
         self.troubles, self.problems = Once(), Once()
@@ -1884,25 +1872,26 @@ class Reporter(threading.Thread):
                 self.courier.hand_over(interval)
         while not (last := self.record()) and monotonic() < self.retry_end:
             sleep(PAUSE_SECONDS)
-        self.is_done = last is not None
-        self.courier.hand_over(last, is_last=True)
+        self.last = last
 
     def stop(self, end: float) -> None:
         """Record the last, partial interval, for which half of the time is left, and let the courier deliver until end.
 
         end is in monotonic seconds.
         """
+        if not self.ident:  # the start has failed
+            return
         self.retry_end = (monotonic() + end) / 2
         self.stopping.set()
         self.join(max(0.0, self.retry_end - monotonic()) + PAUSE_SECONDS)
-        if not self.is_done:
+        if not self.last:
             log.warning("The last point could not be recorded")
-        self.courier.stop(end)
+        self.courier.stop(self.last, end)
 
     def record(self) -> Optional[Interval]:
         """Record a point; return its interval, or None if that failed."""
         try:
-            self.log_problems()
+            self.log_problem()
             now = time_ns()
             self.log_clock_step(now / 1e9 - monotonic())
             point = self.outbox.record(now)
@@ -1915,12 +1904,11 @@ class Reporter(threading.Thread):
                 log_failure(self.troubles, "No point can be recorded", error, self.outbox)
         return None
 
-    def log_problems(self) -> None:
+    def log_problem(self) -> None:
         """Log what is wrong with the counter file, once until it changes."""
-        problems = list(self.outbox.counter.problems())
-        for problem in problems:
+        if problem := self.outbox.counter.problem():
             self.problems.warn(problem)
-        if not problems:
+        else:
             self.problems.well()
 
     def log_clock_step(self, offset: float) -> None:
@@ -1950,7 +1938,7 @@ class SelectorPoll:
         return [(key.fd, events) for key, events in self.selector.select(timeout)]
 
 
-# `selectors` makes a key object of each event, which costs half a microsecond; epoll does not.
+# `selectors` creates a key object for each event, which costs half a microsecond; epoll does not.
 if sys.platform == "linux":
     Poll: Any = select.epoll
     READ, WRITE = select.EPOLLIN, select.EPOLLOUT
@@ -1959,18 +1947,20 @@ else:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Make the listening socket, on one address; "::", and None, stand for all of IPv6 and IPv4. Raises StartError."""
+    """Open the listening socket on one address; "::", and None, stand for all of IPv6 and IPv4. Raises StartError."""
     host = address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
     if host[0] + host[-1] == "[]":  # as in a URL
         host = host[1:-1]
     try:
         listener = listen_on_first(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
-    except (OSError, UnicodeError) as error:  # UnicodeError: no valid host name
-        reason = reason_of(error).partition(" (while")[0]
-        where = f"{address or 'any address'}, port {port}"
-        taken = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
-        remedy = "--port or --bind" if taken else "--bind, an address of this machine"
-        raise StartError(f"cannot listen on {where}: {reason}; give another {remedy}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
+        code, reason = getattr(error, "errno", None), reason_of(error)
+        if code == errno.EADDRINUSE:
+            raise StartError(f"port {port} is already in use; use a different --port") from None
+        if code == errno.EACCES or isinstance(error, PermissionError):
+            raise StartError(f"port {port} cannot be opened: {reason}; use a different --port") from None
+        where = address or "any address"
+        raise StartError(f"cannot listen on {where}: {reason}; --bind takes an address of this machine") from None
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # which the connections inherit
     listener.setblocking(False)
     return listener
@@ -1979,10 +1969,19 @@ def listen(address: Optional[str], port: int) -> socket.socket:
 def listen_on_first(resolved: list[Any]) -> socket.socket:
     """Listen on the first of these, from getaddrinfo(), that this machine has. Raises OSError."""
     for family, _, _, _, sockaddr in resolved:
-        both = sockaddr[0] == "::" and socket.has_dualstack_ipv6()
+        listener = socket.socket(family)
         try:
-            return socket.create_server(sockaddr, family=family, backlog=BACKLOG, dualstack_ipv6=both)
+            # Windows' SO_REUSEADDR lets another server take connections; without the other option so does its default.
+            option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+            listener.setsockopt(socket.SOL_SOCKET, option, 1)
+            if family == socket.AF_INET6:
+                only_ipv6 = sockaddr[0] != "::" or not socket.has_dualstack_ipv6()
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
+            listener.bind(sockaddr)
+            listener.listen(BACKLOG)
+            return listener
         except OSError as error:
+            listener.close()
             if sockaddr is resolved[-1][4] or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
     raise OSError("there is no such address")  # getaddrinfo() would have raised it
@@ -1990,7 +1989,8 @@ def listen_on_first(resolved: list[Any]) -> socket.socket:
 
 def prepare_process() -> None:
     """Let this process open as many files, and so connections, as it may, and make garbage collection rare."""
-    gc.set_threshold(GARBAGE_OBJECTS)
+    with contextlib.suppress(AttributeError):  # PyPy's has no threshold
+        gc.set_threshold(GARBAGE_OBJECTS)
     if sys.platform != "win32":
         import resource
 
@@ -2000,7 +2000,7 @@ def prepare_process() -> None:
 
 
 def start_thread(thread: threading.Thread) -> None:
-    """Start a thread. Raises StartError if the system does not let it."""
+    """Start a thread. Raises StartError if the system does not allow it."""
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:  # Python does not say which limit that is
@@ -2009,221 +2009,209 @@ def start_thread(thread: threading.Thread) -> None:
 
 # ----------------------------------------------------------------------------------------------- Server
 
+SEND = "send"  # what a connection waits for when its client is to take replies; its handler knows the others
 
-def patience_seconds() -> dict[str, float]:
-    """How long a connection may wait for what it awaits."""
-    return {REQUEST: IDLE_SECONDS, HEAD: HEAD_SECONDS, BODY: BODY_SECONDS, TURN: inf, LINGER: LINGER_SECONDS}
+
+def timeouts() -> dict[str, float]:
+    """Return for how many seconds a connection may wait for each of these; a turn is not the client's to take."""
+    return {
+        REQUEST: IDLE_SECONDS,
+        HEAD: HEAD_SECONDS,
+        BODY: BODY_SECONDS,
+        TURN: inf,
+        SEND: SEND_SECONDS,
+        LINGER: LINGER_SECONDS,
+    }
 
 
 class Connection:
-    """A client's socket, and the handler that answers it.
+    """A client's socket and the handler that answers it.
 
-    When the socket is ready, the serving thread calls the action given to wait_for(): converse, send_replies or linger.
-    A connection that sends much at once, or needs much work, takes turns instead.
+    `live()` is its whole life, in a straight line. Each `yield` waits; what it waits for is where it stands. The
+    serving thread calls `step()` when that has come: the socket is ready, the requests of this round are counted, or
+    the connection has its turn.
     """
 
     __slots__ = (
-        "awaited",  # what the handler awaited when it was seen last
-        "closed",
-        "done",  # the handler has returned
-        "event",  # READ, WRITE, or 0 while it waits for a turn
-        "generator",
+        "deadline",  # in monotonic seconds, of this wait
+        "descriptor",
+        "event",  # READ or WRITE: what poll() watches for; 0 for nothing, while it waits for its turn
         "handler",
-        "receive",
-        "resume",
-        "send",
-        "since",  # when this wait began, in monotonic seconds
+        "life",
         "sock",
+        "step",
         "thread",
-        "unsent",  # replies that are to be sent
     )
 
     def __init__(self, sock: socket.socket, client_address: tuple[Any, ...], thread: "ServingThread") -> None:
         sock.setblocking(False)
-        self.sock, self.thread = sock, thread
-        self.handler = thread.server.handler_class(client_address, thread.server, thread)
-        self.generator = self.handler.handle()
-        next(self.generator)
-        self.receive, self.resume, self.send = sock.recv, self.generator.send, sock.send
-        self.awaited, self.since = REQUEST, thread.now
-        self.event, self.unsent = 0, b""
-        self.done = self.closed = False
+        self.sock, self.descriptor, self.thread = sock, sock.fileno(), thread
+        self.handler = thread.server.handler_class(client_address, thread.server, thread.count_request)
+        self.event, self.deadline = 0, thread.deadline(REQUEST)
+        self.life = self.live()
+        self.step = self.life.__next__
 
-    def converse(self, size: int = LIGHT_BYTES) -> None:
-        """Receive, let the handler answer, and wait for what it awaits; the thread sends the answer. Raises OSError."""
-        data = b""
+    @property
+    def awaits(self) -> str:
+        """What it waits for."""
+        return SEND if self.event == WRITE else self.handler.awaits
+
+    def live(self) -> Generator[None, None, None]:
+        """Answer what comes until the handler ends. Throw in a RequestError to refuse what has not come whole."""
+        thread, handler, receive, send = self.thread, self.handler, self.sock.recv, self.sock.send
+        conversation = handler.handle()
+        next(conversation)
+        answer, has_replies = conversation.send, thread.replying.append
+        awaits, size = REQUEST, LIGHT_BYTES
         try:
-            data = self.receive(size)
-            self.unsent = self.resume(data)
-        except BlockingIOError:  # nothing has come
-            pass
+            while True:
+                try:
+                    data = b"" if awaits is TURN else receive(size)
+                except BlockingIOError:  # nothing has come
+                    pass
+                else:
+                    if replies := answer(data):
+                        has_replies(self)
+                        yield  # until the requests of this round are counted
+                        if (sent := send(replies)) < len(replies):
+                            yield from self.send_rest(replies[sent:])
+                        awaits = handler.awaits
+                        self.deadline = thread.now + thread.timeouts[awaits]
+                    elif handler.awaits is not awaits:
+                        awaits = handler.awaits
+                        self.deadline = thread.now + thread.timeouts[awaits]
+                    may_have_more = len(data) == size
+                    data = replies = b""  # so that no idle connection keeps them
+                    if awaits is TURN or may_have_more:
+                        yield from self.wait_for_turn(is_first=awaits is TURN)
+                        size = TURN_BYTES
+                        continue
+                    size = LIGHT_BYTES
+                if self.event != READ:
+                    self.watch(READ)
+                yield  # until something has come
         except StopIteration as last:
-            self.finish(last.value)
-            return
-        thread, awaits = self.thread, self.handler.awaits
-        if self.unsent:
-            thread.answered.append(self)
-            self.awaited, self.since = awaits, thread.now
-        elif awaits is not self.awaited:
-            self.awaited, self.since = awaits, thread.now
-        if awaits is TURN or len(data) == size > 0:
-            self.take_turns(size)
-        elif self.event != READ:
-            self.wait_for(READ, self.converse)
-
-    def take_turns(self, size: int) -> None:
-        """Wait for a turn, after so many bytes have been received, or after a turn at long work: 0."""
-        if size:
-            self.wait_for(0, self.converse)
-            self.thread.turns.append(self)
-        else:
-            self.thread.turns.appendleft(self)  # finish one before the next, because each holds many objects
-
-    def waits_for_turn(self) -> bool:
-        """False if it has been closed since it began to, or waits for its socket: its client takes no replies."""
-        return not (self.event or self.closed)
-
-    def finish(self, replies: bytes) -> None:
-        """Have the last replies of the handler sent, and then end."""
-        self.done = True
-        self.unsent, self.since = replies, self.thread.now
+            replies = last.value
+        except RequestError as refusal:
+            replies = self.refuse(conversation, refusal)
         if replies:
-            self.thread.answered.append(self)
-        else:
-            self.end()
+            has_replies(self)
+            yield
+            yield from self.send_rest(replies)
+        if handler.awaits is LINGER:  # the client may send on; a reset would lose the last reply (RFC 9112 §9.6)
+            yield from self.linger()
 
-    def send_replies(self) -> None:
-        """Send what the client takes; until that is all, nothing more is received. Raises OSError."""
-        unsent = self.unsent
+    def send_rest(self, replies: bytes) -> Generator[None, None, None]:
+        """Send, as fast as the client takes it; nothing is received meanwhile."""
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                replies = replies[self.sock.send(replies) :]
+            if not replies:
+                return
+            if self.event != WRITE:
+                self.watch(WRITE)
+                self.deadline = self.thread.deadline(SEND)
+            yield
+
+    def wait_for_turn(self, is_first: bool) -> Generator[None, None, None]:
+        """Wait for a turn. That time is not the client's."""
+        thread = self.thread
+        begin, deadline, self.deadline = thread.now, self.deadline, inf
+        self.watch(0)
+        thread.queue(self, is_first)
+        yield
+        self.deadline = deadline + thread.now - begin
+
+    def linger(self) -> Generator[None, None, None]:
+        """Say that nothing follows, and discard what the client still sends, until it ends, too."""
+        self.sock.shutdown(socket.SHUT_WR)
+        self.watch(READ)
+        self.deadline = self.thread.deadline(LINGER)
+        data = b"?"
+        while data:
+            yield
+            with contextlib.suppress(BlockingIOError):
+                data = self.sock.recv(TURN_BYTES)
+
+    @staticmethod
+    def refuse(conversation: Generator[bytes, bytes, bytes], refusal: RequestError) -> bytes:
+        """Return the last replies: those that are due, and a refusal of the request that is being received."""
         try:
-            sent = self.send(unsent)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(unsent):
-            self.unsent = unsent[sent:]
-            self.wait_for(WRITE, self.send_replies)
-            return
-        self.unsent = b""
-        if self.done:
-            self.since = self.thread.now
-            self.end()
-        elif self.event == WRITE:
-            self.awaited, self.since = self.handler.awaits, self.thread.now
-            self.wait_for(READ, self.converse)
-
-    def end(self) -> None:
-        """Close; or, where the client may send on, say that nothing follows, and wait for it to end.
-
-        Closing with bytes unread would reset the connection and lose the last reply (RFC 9112 §9.6).
-        """
-        if self.handler.awaits is LINGER:
-            self.sock.shutdown(socket.SHUT_WR)
-            self.wait_for(READ, self.linger)
-        else:
-            self.close()
-
-    def linger(self) -> None:
-        """Throw away what the client still sends."""
-        with contextlib.suppress(BlockingIOError):
-            if not self.receive(TURN_BYTES):
-                self.close()
-
-    def refuse(self, refusal: RequestError) -> None:
-        """Answer with a refusal in place of what the client has not yet sent, and end."""
-        try:
-            self.generator.throw(refusal)
+            conversation.throw(refusal)
         except StopIteration as last:
-            self.finish(last.value)
+            replies: bytes = last.value
+            return replies
+        raise RuntimeError("the handler went on") from refusal
 
-    def wait_for(self, event: int, action: Callable[[], None]) -> None:
-        """Have an action called when the socket is ready to READ or WRITE; or, where event is 0, not."""
-        poll, descriptor = self.thread.poll, self.sock.fileno()
-        if event != self.event:
-            if not event:
-                poll.unregister(descriptor)
-            elif self.event:
-                poll.modify(descriptor, event)
-            else:
-                poll.register(descriptor, event)
-        self.event = event
-        self.thread.actions[descriptor] = action
-
-    def expire(self, seconds: float) -> None:
-        """Refuse an unfinished request, or close: its time, so many seconds, is over."""
-        awaits = self.handler.awaits
-        if awaits in (HEAD, BODY) and not self.unsent:
-            self.refuse(RequestError(408, f"The request's {awaits} took longer than {seconds:.0f} s."))
+    def watch(self, event: int) -> None:
+        """Have step() called when the socket is ready to READ or WRITE; or, where event is 0, not."""
+        poll, watched, self.event = self.thread.poll, self.event, event
+        if not event:
+            if watched:
+                poll.unregister(self.descriptor)
+        elif watched:
+            poll.modify(self.descriptor, event)
         else:
-            log.debug("%s sent nothing, or read nothing, for too long", self.handler.address_string())
-            self.close()
-
-    def hurry(self) -> None:
-        """While stopping: close if idle or done; after the grace, refuse what is unfinished. Raises OSError."""
-        if self.is_idle():
-            self.converse()  # a request may have come
-            if self.is_idle():
-                self.close()
-        elif self.done and not self.unsent:
-            if self.thread.now > self.since + LAST_WORDS_SECONDS:
-                self.close()
-        elif self.thread.now > self.thread.server.grace_end and not self.unsent:
-            self.refuse(RequestError(503, "The server is stopping."))
-
-    def is_idle(self) -> bool:
-        """Whether nothing is to be done before the client sends a request."""
-        return self.handler.awaits is REQUEST and not (self.unsent or self.done or self.closed)
+            self.event = 0  # if it cannot be watched, there is nothing to unregister
+            poll.register(self.descriptor, event)
+            self.event = event
 
     def close(self) -> None:
-        if self.closed:  # it could not be watched, and its reply was still to be sent
-            return
-        if self.event:
-            self.thread.poll.unregister(self.sock.fileno())
-        self.thread.forget(self)
-        self.sock.close()
-        self.closed = True
+        if self.thread.connections.pop(self.descriptor, None):
+            if self.event:
+                self.thread.poll.unregister(self.descriptor)
+            del self.thread.steps[self.descriptor]
+            self.life.close()
+            self.sock.close()
+            self.thread.publish_load()
 
 
 class ServingThread(threading.Thread):
-    """Serves many connections. Each runs until it would have to wait; long work takes turns.
+    """Serves many connections. Each takes a step when it need not wait for it; long work is queued, and takes turns.
 
     After a turn, TURN_REST times its length belongs to the others, if they need it. So large bodies, long
     queries and long pipelines cost them no more than a fifth of the time.
     """
 
+    ACCEPT_AT_ONCE = 64  # connections, before those that are open are served again
+    YIELD_SECONDS = 0.001  # pause in accepting of a thread that has
+    UNEVEN_CONNECTIONS = 4  # so many connections more than the one with the fewest
+    QUIET_SECONDS = 0.001  # if no connection is ready for so long, the next turn may begin earlier
+    STOP_CHECK_SECONDS = 0.02  # while stopping, between two looks at which connections may end
+
     def __init__(self, server: "SumServer", number: int, cell: Cell) -> None:
         """number is the index of this thread in server.loads."""
         super().__init__(name=f"server {number}", daemon=True)
         self.server, self.number, self.cell = server, number, cell
-        self.poll = Poll()
+        self.poll, self.timeouts = Poll(), timeouts()
         self.connections: dict[int, Connection] = {}  # by descriptor
-        self.actions: dict[int, Callable[[], Any]] = {}  # what is to be done when a descriptor is ready
-        self.arrived = 0  # requests that are not yet in the cell
-        self.answered: list[Connection] = []  # those whose replies are due
-        self.turns: deque[Connection] = deque()  # those that wait for theirs, or have been closed since
-        self.now = self.next_second = self.turn_due = monotonic()
+        self.steps: dict[int, Callable[[], Any]] = {}  # what to call when a descriptor is ready
+        self.uncounted = 0  # requests that are not yet in the cell
+        self.replying: list[Connection] = []  # those with replies to send when these are counted
+        self.queued: deque[Connection] = deque()  # those that wait for a turn, or have been closed since
+        self.now = self.next_second = self.next_turn = monotonic()
         self.listening = server.socket.fileno()
-        self.actions[self.listening] = self.accept
+        self.steps[self.listening] = self.accept
         self.listen_again_at = self.now  # infinity while it listens
-        self.due = self.now  # the earlier of next_second and listen_again_at; while stopping, the next look at all
+        self.next_check = self.now  # the earlier of next_second and listen_again_at, or earlier while stopping
         self.accepted = 0  # connections, in this second
-        self.other, self.chances = (-1, 0), CHANCES  # to whom it gave way, the load of that; how often it still will
-        self.overloaded_at = -inf  # when the system last refused to let it accept
-        self.drained = threading.Event()  # the backlog at the end is accepted
-        self.alarm, self.alarmed = socket.socketpair()  # wakes poll()
-        self.actions[self.alarmed.fileno()] = partial(self.alarmed.recv, 1)  # run() then finds out why
-        self.poll.register(self.alarmed.fileno(), READ)
+        self.troubles = Once()
+        self.drained = threading.Event()  # while stopping: all connections in the backlog are accepted
+        self.wakeup, self.wakeup_end = socket.socketpair()  # ends poll()
+        self.steps[self.wakeup_end.fileno()] = partial(self.wakeup_end.recv, 1)  # run() then sees why
+        self.poll.register(self.wakeup_end.fileno(), READ)
 
     def run(self) -> None:
-        self.tell_load()
+        self.publish_load()
         while not self.server.stopping:
-            self.go_on()
+            self.survive(self.serve)
         self.wind_down()
         self.poll.close()
 
-    def go_on(self) -> None:
-        """serve(); whatever it raises does not end the thread."""
+    def survive(self, action: Callable[[], None]) -> None:
+        """Do something. Whatever it raises does not end the thread."""
         try:
-            self.serve()
+            action()
         except Exception:
             with contextlib.suppress(Exception):  # there may be no memory to log it
                 log.exception("A bug in this server, which goes on")
@@ -2231,97 +2219,118 @@ class ServingThread(threading.Thread):
 
     def serve(self) -> None:
         """Wait until a connection is ready, or something else is due, and do all that is."""
-        wait = self.due - self.now
-        if self.turns:  # that nothing is ready yet proves no pause: the next requests of the others may be under way
-            wait = min(wait, QUIET_SECONDS) if self.turn_due - monotonic() > QUIET_SECONDS else 0.0
+        wait = self.next_check - self.now
+        if self.queued:  # that nothing is ready yet proves no pause: the next requests of the others may be under way
+            quiet = self.QUIET_SECONDS
+            wait = min(wait, quiet) if self.next_turn - monotonic() > quiet else 0.0
         ready = self.poll.poll(wait if wait > 0 else 0)  # negative: for ever
         self.now = now = monotonic()
-        actions = self.actions
+        steps = self.steps
         for descriptor, _ in ready:
             try:
-                actions[descriptor]()
+                steps[descriptor]()
             except Exception as error:
-                self.drop(self.connections.get(descriptor), error)
-        self.send_answers()
-        if self.turns and (not ready or now >= self.turn_due):
-            self.give_turn(self.turns.popleft())
-        if now >= self.due:
-            self.do_what_is_due()
+                self.end(self.connections.get(descriptor), error)
+        self.send_replies()
+        if self.queued and (not ready or now >= self.next_turn):
+            self.give_turn(self.queued.popleft())
+        if now >= self.next_check:
+            self.check()
 
-    def increment(self) -> None:
+    def count_request(self) -> None:
         """Count one request, on behalf of a handler; it is in the cell before its reply is sent."""
-        self.arrived += 1
+        self.uncounted += 1
 
-    def send_answers(self) -> None:
-        """Count the requests that have arrived, and then send the replies to them.
+    def deadline(self, awaits: str) -> float:
+        """Return when a wait ends that begins now, in monotonic seconds."""
+        return self.now + self.timeouts[awaits]
+
+    def send_replies(self) -> None:
+        """Count the requests of this round, and then send the replies to them.
 
         All in one go, not each when it is made: that keeps the cache warm (5 % of a GET, at 64 connections).
         """
-        self.cell.increment(self.arrived)
-        self.arrived = 0
-        for connection in self.answered:
+        self.cell.increment(self.uncounted)
+        self.uncounted = 0
+        for connection in self.replying:  # which may grow meanwhile
             try:
-                connection.send_replies()
+                connection.step()
             except Exception as error:
-                self.drop(connection, error)
-        self.answered.clear()
+                self.end(connection, error)
+        self.replying.clear()
+
+    def queue(self, connection: Connection, is_first: bool) -> None:
+        """Let a connection wait for its turn; first, if it has begun long work, which holds many objects."""
+        if is_first:
+            self.queued.appendleft(connection)
+        else:
+            self.queued.append(connection)
 
     def give_turn(self, connection: Connection) -> None:
-        """Let what takes long go on, and measure for how long others then have the time to themselves."""
-        if connection.waits_for_turn():
+        """Let long work go on, and measure for how long the others then have the time to themselves."""
+        if self.connections.get(connection.descriptor) is connection:
             begin = monotonic()
-            size = 0 if connection.handler.awaits is TURN else TURN_BYTES
-            self.attempt(connection, partial(connection.converse, size))
-            self.send_answers()
+            self.attempt(connection, connection.step)
+            self.send_replies()
             end = monotonic()
-            self.turn_due = end + TURN_REST * (end - begin)
+            self.next_turn = end + TURN_REST * (end - begin)
 
     def attempt(self, connection: Connection, action: Callable[[], None]) -> None:
-        """Do something with a connection, and close it if that fails."""
+        """Do something with a connection, and close it if that ends it or fails."""
         try:
             action()
         except Exception as error:
-            self.drop(connection, error)
+            self.end(connection, error)
 
-    def drop(self, connection: Optional[Connection], error: Exception) -> None:
-        """Close a connection whose client hung up, which is ordinary life, or whose handler failed, which is a bug."""
+    def end(self, connection: Optional[Connection], error: Exception) -> None:
+        """Close a connection whose life is over, whose client hung up, which is ordinary, or that met a bug."""
         try:
             if connection and isinstance(error, OSError):
                 log.debug("%s hung up: %s", connection.handler.address_string(), error)
-            else:
+            elif not (connection and isinstance(error, StopIteration)):
                 log.exception("A bug in this server: a connection could not be served")
         finally:
             if connection:
                 connection.close()
 
-    def do_what_is_due(self) -> None:
-        """Do the work of each second, and listen again, if it is time for that; set the next deadline."""
+    def check(self) -> None:
+        """Do the work of each second, and listen again, if it is time for that; set the time of the next check."""
         if self.now >= self.next_second:
             self.each_second()
         if self.now >= self.listen_again_at:
             self.listen()
-        self.due = min(self.next_second, self.listen_again_at)
+        self.next_check = min(self.next_second, self.listen_again_at)
 
     def each_second(self) -> None:
-        """Renew the date, restart the count of accepted connections, end the overdue ones."""
+        """Renew the date, restart the count of accepted connections, and end what is overdue."""
         self.next_second = self.now + 1 - time() % 1
         self.server.renew_date()
         self.accepted = 0
-        self.tell_load()
-        self.cell.tell_usage(len(self.connections), process_time() if self is self.server.threads[0] else 0.0)
-        patience = patience_seconds()
-        for connection in list(self.connections.values()):
-            if connection.waits_for_turn():  # for which the client is not to blame
-                connection.since += 1
-                continue
-            seconds = SEND_SECONDS if connection.unsent else patience[connection.handler.awaits]
-            if self.now - connection.since >= seconds:
-                self.attempt(connection, partial(connection.expire, seconds))
-        self.send_answers()
+        self.publish_load()
+        self.cell.publish_usage(len(self.connections), process_time() if self is self.server.threads[0] else 0.0)
+        if self.listen_again_at == inf:
+            self.troubles.well()
+        self.end_overdue()
+
+    def end_overdue(self) -> None:
+        """Refuse, or close, the connections whose deadline is over."""
+        for connection in [one for one in self.connections.values() if one.deadline <= self.now]:
+            self.attempt(connection, partial(self.expire, connection))
+        self.send_replies()
+
+    def expire(self, connection: Connection) -> None:
+        """Refuse what has not come whole, or close."""
+        awaits = connection.awaits
+        if awaits in (HEAD, BODY, TURN):
+            late = RequestError(408, f"The request's {awaits} took longer than {self.timeouts[awaits]:.0f} s.")
+            connection.life.throw(RequestError(503, "The server is stopping.") if self.server.stopping else late)
+        else:
+            log.debug("%s sent nothing, or read nothing, for too long", connection.handler.address_string())
+            connection.close()
 
     def accept(self) -> bool:
-        """Accept connections, and answer at once the requests that came with them; whether more may wait."""
-        for _ in range(ACCEPT_AT_ONCE):
+        """Accept connections, and answer at once the requests that came with them; return whether more may wait."""
+        for _ in range(self.ACCEPT_AT_ONCE):
             try:
                 if len(self.connections) >= CONNECTIONS:
                     raise OSError(errno.EMFILE, f"select() takes no more than {CONNECTIONS} connections")
@@ -2334,57 +2343,38 @@ class ServingThread(threading.Thread):
             except OSError as error:
                 self.wait_for_room(error)
                 return False
-            self.connections[sock.fileno()] = connection
+            self.connections[connection.descriptor] = connection
+            self.steps[connection.descriptor] = connection.step
             self.accepted += 1
-            self.tell_load()
-            self.attempt(connection, connection.converse)
-            if self.is_ahead():
-                self.pause_accepting(YIELD_SECONDS)
+            self.publish_load()
+            self.attempt(connection, connection.step)
+            if self.server.loads[self.number] > min(self.server.loads) + self.UNEVEN_CONNECTIONS:
+                self.pause_accepting(self.YIELD_SECONDS)
                 return True
         return True
-
-    def is_ahead(self) -> bool:
-        """Whether another thread should accept the next connections; not one that has let many chances pass."""
-        loads = list(self.server.loads)
-        least = min(loads)
-        if loads[self.number] <= least + UNEVEN_CONNECTIONS:
-            return False
-        other = loads.index(least), least
-        self.chances = self.chances - 1 if other == self.other else CHANCES
-        self.other = other
-        return self.chances > 0
 
     def listen(self) -> None:
         """Have accept() called when connections come; if the system cannot tell when that is, try again soon."""
         try:
             self.poll.register(self.listening, READ)
+            self.listen_again_at = inf
         except OSError as error:
             self.wait_for_room(error)
-        else:
-            self.listen_again_at = inf
 
     def wait_for_room(self, error: OSError) -> None:
-        """Accept nothing for a moment, because the system does not let it; log that once while it lasts."""
+        """Accept nothing for a moment, because the system does not allow it; log that once while it lasts."""
+        self.troubles.warn(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
         self.pause_accepting(PAUSE_SECONDS)
-        if self.now - self.overloaded_at > 1:
-            log.warning("No connection can be accepted now (%s); new ones wait in the listen backlog", error)
-        self.overloaded_at = self.now
 
     def pause_accepting(self, seconds: float) -> None:
-        """Let connections wait in the backlog, or be accepted by others, for some time."""
+        """Let connections wait in the backlog, or be accepted by other threads, for some time."""
         if self.listen_again_at == inf:
             self.poll.unregister(self.listening)
         self.listen_again_at = self.now + seconds
-        self.due = min(self.due, self.listen_again_at)
+        self.next_check = min(self.next_check, self.listen_again_at)
 
-    def forget(self, connection: Connection) -> None:
-        descriptor = connection.sock.fileno()
-        del self.connections[descriptor]
-        self.actions.pop(descriptor, None)
-        self.tell_load()
-
-    def tell_load(self) -> None:
-        """Publish this thread's load: its connections, and some that were short."""
+    def publish_load(self) -> None:
+        """Publish this thread's load: its connections, and some of those that were short."""
         self.server.loads[self.number] = len(self.connections) + min(self.accepted, BURST_CONNECTIONS)
 
     def wind_down(self) -> None:
@@ -2398,11 +2388,13 @@ class ServingThread(threading.Thread):
         self.pause_accepting(inf)
         self.drained.set()
         while self.connections and monotonic() < grace_end + LAST_WORDS_SECONDS:
-            for connection in list(self.connections.values()):
-                self.attempt(connection, connection.hurry)
-            self.send_answers()
-            self.due = min(self.due, self.now + HURRY_SECONDS)
-            self.go_on()
+            self.next_check = min(self.next_check, self.now + self.STOP_CHECK_SECONDS)
+            self.survive(self.serve)
+            left = grace_end - self.now
+            self.timeouts = {REQUEST: 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf, LINGER: LAST_WORDS_SECONDS}
+            for connection in self.connections.values():
+                connection.deadline = min(connection.deadline, self.deadline(connection.awaits))
+            self.survive(self.end_overdue)
         for connection in list(self.connections.values()):
             connection.close()
 
@@ -2413,24 +2405,27 @@ class SumServer(ThreadingHTTPServer):
     Of its base class it keeps the socket and how to accept from it; it serves by readiness, not by a thread for each.
     """
 
+    handler_class: Any = SumHandler
+
     def __init__(
         self,
         listener: socket.socket,
         cells: list[Cell],
-        handler_class: type[SumHandler] = SumHandler,
+        write_log: Optional[Callable[[bytes], object]] = None,
         loads: Optional[memoryview] = None,
         first: int = 0,
     ) -> None:
-        """listener comes from listen(); loads has an entry for each thread, this server's from the first on.
+        """listener comes from listen(); write_log() is given the lines of the access log, if there is one.
 
-        Other processes may share both.
+        loads has an entry for each thread, this server's from the first on. Other processes may share both.
         """
-        super().__init__(listener.getsockname(), handler_class, bind_and_activate=False)
+        super().__init__(listener.getsockname(), self.handler_class, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.handler_class = handler_class
+        self.write_log = write_log
         self.stopping, self.grace_end = False, inf
-        self.reply_starts = reply_starts(time())
+        self.reply_starts: dict[int, str] = {}
+        self.renew_date()
         self.loads: Any = [0] * len(cells) if loads is None else loads
         self.threads = [ServingThread(self, first + number, cell) for number, cell in enumerate(cells)]
 
@@ -2440,8 +2435,10 @@ class SumServer(ThreadingHTTPServer):
             start_thread(thread)
 
     def renew_date(self) -> None:
-        """Let replies begin with the date of this second; in place, because handlers hold the dict."""
-        self.reply_starts.update(reply_starts(time()))
+        """Let replies, and lines of the access log, have the date of this second."""
+        now = time()
+        self.reply_starts.update(reply_starts(now))  # in place, because handlers hold the dict
+        self.log_time = strftime("%d/%b/%Y:%H:%M:%S %z", localtime(now)).encode()
 
     def stop(self) -> None:
         """Stop accepting, answer what has come, and end within GRACE_SECONDS and a second."""
@@ -2449,43 +2446,284 @@ class SumServer(ThreadingHTTPServer):
         self.stopping = True
         started = [thread for thread in self.threads if thread.ident]
         for thread in started:
-            thread.alarm.send(b"!")
+            thread.wakeup.send(b"!")
         for thread in started:
             thread.drained.wait(max(0.0, self.grace_end - monotonic()))
         self.server_close()
         for thread in started:
             thread.join(max(0.0, self.grace_end + 1 - monotonic()))
         for thread in self.threads:
-            thread.alarm.close()
-            thread.alarmed.close()
+            thread.wakeup.close()
+            thread.wakeup_end.close()
+
+
+# ------------------------------------------------------------------------------------------------- CPUs
+
+
+def serving_threads(processes: int) -> int:
+    """Return how many threads each of so many processes serves with: one, unless this Python has no global lock."""
+    if "t" not in getattr(sys, "abiflags", ""):  # a free-threaded build has it (PEP 703)
+        return 1
+    return max(1, min(cpu_count(), CELLS) // processes)
+
+
+def cpu_count() -> int:
+    """Return how many CPUs this process may use, the last of them perhaps in part."""
+    return ceil(cpu_limit())
+
+
+def cpu_limit() -> float:
+    """Return the CPUs that this process may use: by its affinity, and by the quota of its container."""
+    cpus = float(os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):  # Linux, but not PyPy
+        cpus = len(os.sched_getaffinity(0))
+    return min([cpus, *cpu_quotas()])
+
+
+def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[float]:
+    """Yield the CPUs that each control group of this process may use (Linux, cgroup-v2.rst and sched-bwc.rst)."""
+    for line in read_text(f"{proc}/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = f"{groups}/cpu" if controllers else groups
+        parts = [part for part in group.split("/") if part]
+        for depth in range(len(parts), -1, -1):  # in a container, the path may be that of the machine outside
+            folder = "/".join(parts[:depth])
+            if controllers:
+                figures = [read_text(f"{root}/{folder}/cpu.cfs_{figure}_us").strip() for figure in ("quota", "period")]
+            else:
+                figures = read_text(f"{root}/{folder}/cpu.max").split()
+            if len(figures) == 2 and all(map(str.isdecimal, figures)):  # without a quota it is "max" or -1
+                yield int(figures[0]) / int(figures[1])
+
+
+def idle_seconds() -> float:
+    """Return the CPU seconds that nobody used, of all CPUs of the machine; nan where the system does not tell."""
+    if sys.platform != "linux":
+        return nan
+    ticks = sum(map(int, read_text("/proc/stat").split()[4:6]))  # idle and iowait, of the first line (proc(5))
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else nan  # gVisor has only zeros there
+
+
+def read_text(path: str) -> str:
+    """Return the text of a file of the system; "" if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return os.fsdecode(file.read())
+    except OSError:
+        return ""
+
+
+# ---------------------------------------------------------------------------------------------- Workers
+
+
+class Worker(threading.Thread):
+    """Keeps one worker process running: starts it, waits for its end, pauses, and starts the next one."""
+
+    def __init__(self, number: int, workers: "Workers") -> None:
+        super().__init__(name=f"worker {number}", daemon=True)
+        self.number, self.workers = number, workers
+        self.process: Any = None
+        self.pipe: Any = None  # brings its status, takes the order to stop; its end tells each side that the other died
+
+    def run(self) -> None:
+        stopping, pause, troubles, is_first = self.workers.stopping, RESPAWN_SECONDS, Once(), True
+        while not stopping.is_set():
+            began = monotonic()
+            why_not = self.start_process()
+            if is_first:
+                self.workers.statuses.put((self.number, why_not))
+            elif not why_not and troubles.well():
+                log.info("Worker %d serves again", self.number)
+            end = why_not or self.wait_for_end()
+            self.workers.mark_dead(self.number)
+            if stopping.is_set() or is_first and why_not:
+                return
+            if why_not:
+                troubles.warn(f"Worker {self.number} cannot be started ({why_not}); it is tried again and again")
+            else:
+                log.warning("Worker %d died (%s); another takes its place", self.number, end)
+            if monotonic() - began >= RESPAWN_LONGEST_SECONDS:
+                pause = RESPAWN_SECONDS
+            stopping.wait(pause)
+            pause, is_first = min(2 * pause, RESPAWN_LONGEST_SECONDS), False
+
+    def start_process(self) -> str:
+        """Start a process; return "" when it serves, or why it does not."""
+        try:
+            with self.workers.lock:
+                if self.workers.stopping.is_set():
+                    return "the server is stopping"
+                self.process, self.pipe = self.workers.spawn(self.number)
+        except Exception as error:  # which the next try may not meet
+            return reason_of(error)
+        try:
+            return str(self.pipe.recv())
+        except (EOFError, OSError):
+            return self.wait_for_end()
+
+    def wait_for_end(self) -> str:
+        """Wait for the end of the process, and return how it ended."""
+        with contextlib.suppress(EOFError, OSError):
+            self.pipe.recv()
+        self.process.join()
+        self.pipe.close()
+        return f"exit code {self.process.exitcode}"
+
+
+class Workers:
+    """Several processes that accept from one listening socket and count in one counter file.
+
+    Worker 1 is this process. So the port is served for as long as it is open, whatever becomes of the others.
+    """
+
+    DEAD = 2**31 - 1  # the load of a dead worker's threads: no other leaves connections to them
+
+    def __init__(
+        self, listener: socket.socket, counter: Counter, options: "Options", stopping: threading.Event
+    ) -> None:
+        """counter counts in the cells of worker 1; stopping is set when the program is to stop. Raises StartError."""
+        from multiprocessing import get_context  # one process has no need of it
+
+        self.context = get_context("spawn")  # on every system, and without a copy of this process's threads
+        self.listener, self.counter, self.options, self.stopping = listener, counter, options, stopping
+        self.program = getattr(sys.modules["__main__"], "__file__", None)
+        self.source = self.read_program()
+        self.loads = counter.column(Counter.LOAD, options.workers * options.threads)
+        self.connections = counter.column(Counter.CONNECTIONS, options.workers * options.threads)
+        self.server = SumServer(listener, counter.cells, access_log(options), self.loads)
+        self.lock = threading.Lock()  # no process is started after stop() has it, which then finds all
+        self.statuses: SimpleQueue[tuple[int, str]] = SimpleQueue()  # of each first process; see start_process()
+        self.others = [Worker(number, self) for number in range(2, options.workers + 1)]
+        for worker in self.others:
+            self.mark_dead(worker.number)
+
+    def start(self) -> None:
+        """Start all processes, and return when they serve, or are to stop. Raises StartError if one cannot serve."""
+        for worker in self.others:
+            start_thread(worker)
+        starting = {worker.number for worker in self.others}
+        while starting and not self.stopping.is_set():
+            try:
+                number, why_not = self.statuses.get(timeout=WORKER_SECONDS)
+            except Empty:
+                numbers = ", ".join(map(str, sorted(starting)))
+                raise StartError(f"worker {numbers} did not start within {WORKER_SECONDS:.0f} s") from None
+            if why_not and not self.stopping.is_set():
+                raise StartError(f"worker {number} cannot serve: {why_not}")
+            starting.discard(number)
+        self.server.start()
+
+    def read_program(self) -> bytes:
+        """Return the file that each new process runs first; empty if there is none. Raises StartError."""
+        if self.program is None:
+            return b""
+        try:
+            with open(self.program, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise StartError(f"workers need the program's file, {self.program}: {reason_of(error)}") from None
+
+    def spawn(self, number: int) -> tuple[Any, Any]:
+        """Start a process; return it and the pipe to it. Raises StartError, OSError, MemoryError."""
+        if self.read_program() != self.source:  # which may be broken, or count in another way
+            raise StartError(f"{self.program} has changed on disk; restart the server")
+        pipe, its_end = self.context.Pipe()
+        opened = os.fstat(self.counter.file)
+        arguments = (number, self.listener, self.counter.path, opened, self.options, its_end)
+        process = self.context.Process(target=work, args=arguments, name=f"worker {number}", daemon=True)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(pipe.close)
+            with its_end, stop_signals_blocked():  # the worker inherits that until it ignores them
+                process.start()
+            on_error.pop_all()
+        return process, pipe
+
+    def mark_dead(self, number: int) -> None:
+        """Let no thread leave connections to a worker that does not serve; it has none open."""
+        first = (number - 1) * self.options.threads
+        for cell in range(first, first + self.options.threads):
+            self.loads[cell], self.connections[cell] = self.DEAD, 0
+
+    def stop(self) -> None:
+        """Let every worker stop as a single server does; kill those that have not ended by then."""
+        end = monotonic() + GRACE_SECONDS + 1.0
+        with self.lock:
+            self.stopping.set()
+        started = [worker for worker in self.others if worker.ident]
+        for worker in started:
+            with contextlib.suppress(OSError, AttributeError):  # it has ended, or was never started
+                worker.pipe.send("stop")
+        self.server.stop()
+        for worker in started:
+            worker.join(max(0.0, end - monotonic()))
+            if worker.is_alive() and worker.process:
+                worker.process.kill()
+                worker.join(LAST_WORDS_SECONDS)
+        self.loads.release()
+        self.connections.release()
+
+
+def work(
+    number: int, listener: socket.socket, path: str, opened: os.stat_result, options: "Options", pipe: Any
+) -> None:
+    """The life of worker number (2 to CELLS), a process, which counts in the file that the program had opened."""
+    for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; workers obey the pipe
+        signal.signal(signum, signal.SIG_IGN)
+    with contextlib.ExitStack() as stack:
+        why_not = ""
+        try:
+            stack.enter_context(outputs_in_background())
+            configure_logging(options.verbose)
+            if has_live_line(options.quiet):
+                show_live_line("")  # the program shows one, and lines of this process shall not tear it
+            prepare_process()
+            first = (number - 1) * options.threads
+            counter = Counter(path, *range(first + 1, first + 1 + options.threads))
+            if not os.path.samestat(os.fstat(counter.file), opened):
+                raise StartError(f"{path} is not the file in which this server counts")
+            loads = counter.column(Counter.LOAD, options.workers * options.threads)
+            server = SumServer(listener, counter.cells, access_log(options), loads, first)
+            server.start()
+        except (StartError, OSError, MemoryError) as error:
+            why_not = reason_of(error)
+        try:
+            pipe.send(why_not)
+            if why_not:
+                sys.exit(1)
+            pipe.recv()
+        except (EOFError, OSError):
+            os._exit(1)  # the program was killed, and the next one needs this worker's cells
+        server.stop()
 
 
 # ------------------------------------------------------------------------------------- Terminal and log
 
-# Ctrl-C; kill and systemd; the end of the terminal; Ctrl-Break on Windows
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
-
 
 class Output(BufferedIOBase):
-    """Standard output or error, for which nobody waits: a thread of its own writes what others have written here.
+    """Standard output or error, written by a thread of its own, so that no other waits for whoever reads it.
 
-    What comes when OUTPUT_BYTES wait, or cannot be written, is lost; a line of the log counts it when there is room.
+    What comes when OUTPUT_BYTES wait, or cannot be written, is dropped; the log counts those lines when there is room.
     logging.handlers.QueueListener is not used: it takes log records only, and writes them one by one, which costs more
     than to answer a request; and nothing bounds the time that its end takes.
     """
 
+    PIECE_BYTES = 4096  # in one write: what a pipe keeps together when several processes write to it (PIPE_BUF)
+    REST_SECONDS = 0.01  # between two writes, so that a busy log wakes the thread a hundred times a second
+
     def __init__(self, descriptor: int) -> None:
+        """Raises StartError."""
         self.name = descriptor
         self.file = os.fdopen(descriptor, "wb", 0, closefd=False)
         self.waiting: SimpleQueue[bytes] = SimpleQueue()
-        self.lock = threading.RLock()  # guards `size` and `lost`; a destructor that warns may come back to it
+        self.lock = threading.RLock()  # guards `size` and `dropped`; a destructor that warns may come back to it
         self.size = 0  # bytes that wait or are being written
-        self.lost = self.lost_logged = 0  # lines, and how many of them the log has told of
+        self.dropped = 0  # lines that the log does not tell of yet
         self.live_line: Optional[str] = None  # kept below all that is written; None where there never is one
         self.ending = threading.Event()
         self.writer = threading.Thread(target=self.write_what_waits, name=f"output {descriptor}", daemon=True)
-        with contextlib.suppress(RuntimeError):  # the system lets no thread start: finish() does its work
-            self.writer.start()
+        start_thread(self.writer)
 
     def write(self, data: Any) -> int:
         """Let whole lines be written soon."""
@@ -2494,7 +2732,7 @@ class Output(BufferedIOBase):
                 self.size += len(data)
                 self.waiting.put(data)
             else:
-                self.lost += data.count(b"\n")
+                self.dropped += data.count(b"\n")
         return len(data)
 
     def write_what_waits(self) -> None:
@@ -2502,10 +2740,10 @@ class Output(BufferedIOBase):
         while not self.ending.is_set() or self.waiting.qsize():
             with contextlib.suppress(Exception):  # there may be no memory for it
                 self.write_batch()
-            self.ending.wait(OUTPUT_REST_SECONDS)
+            self.ending.wait(self.REST_SECONDS)
 
     def write_batch(self) -> None:
-        """Write all that waits now, or wait for something; tell what was lost, if there is room again."""
+        """Write all that waits now, or wait for something; log how many lines were dropped, if there is room again."""
         batch = [self.waiting.get()]
         batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
         unwritten, text = batch, b""
@@ -2515,10 +2753,11 @@ class Output(BufferedIOBase):
         finally:
             with self.lock:
                 self.size -= sum(map(len, batch))
-                self.lost += sum(part.count(b"\n") for part in unwritten)
-        if text and not any(unwritten) and self.lost > self.lost_logged:
-            self.lost_logged = self.lost
-            log.warning("Lost of this log by now, not read or not to be written: %s", counted(self.lost, "line"))
+                self.dropped += sum(part.count(b"\n") for part in unwritten)
+        if text and not any(unwritten) and self.dropped:
+            with self.lock:
+                dropped, self.dropped = self.dropped, 0
+            log.warning("Dropped %s: the output was blocked or broken", counted(dropped, "log line"))
 
     def show(self, line: str) -> None:
         """Keep this line below the log; "" leaves room for that of another process."""
@@ -2526,7 +2765,7 @@ class Output(BufferedIOBase):
         self.waiting.put(b"")
 
     def with_live_line(self, text: bytes) -> bytes:
-        """This text as a terminal is to get it: each line of the log clears the live line, of whichever process.
+        """Return this text as a terminal is to get it: each line of the log clears the live line, of any process.
 
         The cursor rests where the live line begins, and all behind it is cleared: a terminal that became narrower may
         have wrapped it. In the background, the line that stands there is the shell's.
@@ -2535,20 +2774,22 @@ class Output(BufferedIOBase):
             return text
         width = terminal_width(self.file) - 1  # in the last column, the cursor of some is on the next line
         clear = b"\r%b\r" % (b" " * width) if os.name == "nt" else b"\r\x1b[J"  # Windows may not know ECMA-48
-        live = self.live_line[:width].encode(sys.stderr.encoding, "replace")
-        return clear + text.replace(b"\n", b"\n" + clear) + live + b"\r"
+        live = self.live_line
+        while columns(live) > width:
+            live = live[:-1]
+        return clear + text.replace(b"\n", b"\n" + clear) + live.encode(sys.stderr.encoding, "replace") + b"\r"
 
     def write_now(self, data: bytes) -> bytes:
         """Write, some whole lines at a time, however long that takes; return what could not be written."""
         start = 0
         while start < len(data):
-            end = data.rfind(b"\n", start, start + OUTPUT_PIECE_BYTES) + 1 or len(data)
+            end = data.rfind(b"\n", start, start + self.PIECE_BYTES) + 1 or len(data)
             try:
                 written = self.file.write(data[start:end])
             except OSError:
                 break
             if not written:  # a pipe that is full, and was made not to block by another process
-                sleep(OUTPUT_REST_SECONDS)
+                sleep(self.REST_SECONDS)
             start += written or 0
         return data[start:]
 
@@ -2556,10 +2797,7 @@ class Output(BufferedIOBase):
         """Wait for what waits to be written, until (monotonic seconds) at most; what comes later never is."""
         self.ending.set()
         self.waiting.put(b"")  # which wakes the writer
-        if self.writer.ident is None:
-            self.write_what_waits()
-        else:
-            self.writer.join(max(0.0, until - monotonic()))
+        self.writer.join(max(0.0, until - monotonic()))
 
     def writable(self) -> bool:
         return True
@@ -2577,14 +2815,14 @@ def show_live_line(line: str) -> None:
     output.show(line)
 
 
-def has_live_line(options: argparse.Namespace) -> bool:
-    """Whether there is one: on a terminal that can show it. Only Windows has terminals without a name."""
+def has_live_line(quiet: bool) -> bool:
+    """Return whether there is one: on a terminal that can show it. Only Windows has terminals without a name."""
     has_terminal = os.name == "nt" or os.environ.get("TERM", "dumb") != "dumb"
-    return not options.quiet and has_terminal and sys.stderr.isatty()
+    return not quiet and has_terminal and sys.stderr.isatty()
 
 
 def is_in_foreground(stream: Any) -> bool:
-    """Whether this process may write to its terminal: it is not in the background of a shell."""
+    """Return whether this process may write to its terminal: it is not in the background of a shell."""
     if sys.platform == "win32":
         return True
     try:
@@ -2594,15 +2832,20 @@ def is_in_foreground(stream: Any) -> bool:
 
 
 def terminal_width(stream: Any) -> int:
-    """Its columns, as of now."""
+    """Return the number of its columns, as of now."""
     try:
         return max(2, os.get_terminal_size(stream.fileno()).columns or 80)  # some terminals do not say
     except OSError:
         return 80
 
 
+def columns(text: str) -> int:
+    """Return how many columns a text takes at most: terminals of East Asia show some signs twice as wide (UAX #11)."""
+    return len(text) + sum(char > "\x7f" for char in text)
+
+
 def blocks_for(stream: Any) -> str:
-    """The blocks of a curve, if a stream's encoding has them, and the locale's, which Python overrides (PEP 540)."""
+    """Return the blocks of a chart, if a stream's encoding has them, and that of the locale, which it may override."""
     encodings = [stream.encoding]
     if sys.platform != "win32":
         encodings.append(locale.nl_langinfo(locale.CODESET))
@@ -2616,17 +2859,12 @@ def blocks_for(stream: Any) -> str:
 
 @contextlib.contextmanager
 def outputs_in_background() -> Iterator[None]:
-    """Let nobody wait for standard output and error, or fail for their sake, whatever they are; not even if closed."""
+    """Let no thread wait for standard output and error, or fail for their sake, even if closed. Raises StartError."""
     open_standard_descriptors()
     error = Output(2)
-    output = error if os.path.samestat(os.fstat(1), os.fstat(2)) else Output(1)  # one, so that all stays in order
+    output = error if leads_to_same_place(error.file) else Output(1)  # one, so that all stays in order
     stdout, stderr = (
-        TextIOWrapper(
-            raw,
-            encoding=encoding_of(stream, raw.fileno()),
-            errors="backslashreplace",
-            line_buffering=True,
-        )
+        TextIOWrapper(raw, encoding=getattr(stream, "encoding", None), errors="backslashreplace", line_buffering=True)
         for raw, stream in ((output, sys.stdout), (error, sys.stderr))
     )
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
@@ -2639,375 +2877,28 @@ def outputs_in_background() -> Iterator[None]:
                 stream.buffer.finish(end)
 
 
-def encoding_of(stream: Any, descriptor: int) -> Optional[str]:
-    """The encoding of a standard stream; None if it was closed at the start. Windows' console has a code page."""
-    of_console = os.device_encoding(descriptor) if os.name == "nt" else None
-    return of_console or getattr(stream, "encoding", None)
+def leads_to_same_place(stderr: Any) -> bool:
+    """Return whether standard output certainly leads to where standard error does; Windows numbers files only."""
+    try:
+        if os.fstat(2).st_ino:
+            return os.path.samestat(os.fstat(1), os.fstat(2))
+        with os.fdopen(1, "wb", 0, closefd=False) as stdout:
+            return not (isinstance(stdout, FileIO) or isinstance(stderr, FileIO))  # two consoles are one
+    except OSError:
+        return False
 
 
 def open_standard_descriptors() -> None:
-    """Let those of standard input, output and error that are closed lead nowhere; not to the next file, a counter's."""
+    """Open closed descriptors 0 to 2 on the null device, so that no data file gets their numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
-# What stands in the access log as \xHH, as nginx writes it, and what as it is
-UNLOGGED = re.compile(rb"[^ !#-\[\]-~]")
-CUT_ESCAPE = re.compile(rb"\\(?:x.?)?\Z")
-LOGGED = bytes(byte for byte in range(256) if not UNLOGGED.match(bytes([byte])))
-
-
-class LoggingHandler(SumHandler):
-    """The handler of `--access-log`: a line on standard error for each reply, in the Common Log Format.
-
-    (Apache HTTP Server 2.4, mod_log_config: `%h %l %u %t "%r" %>s %B`.)
-    """
-
-    def log_reply(self, request: bytes, status: int, length: int) -> None:
-        line = request.removeprefix(b"\r\n").partition(b"\r\n")[0]
-        if len(line) > LOGGED_BYTES or line.translate(None, LOGGED) or not line:
-            line = escaped(line)
-        form = b'%b - - [%b] "%b" %d %d\n'
-        client = self.address_string().encode()
-        sys.stderr.buffer.write(form % (client, log_time(int(time())), line, status, length))
-
-
-def escaped(line: bytes) -> bytes:
-    """A request line, or its beginning, as the access log shows it."""
-    shown = UNLOGGED.sub(lambda match: b"\\x%02X" % ord(match[0]), line[:LOGGED_BYTES])
-    return CUT_ESCAPE.sub(b"", shown[:LOGGED_BYTES]) or b"-"
-
-
-@lru_cache(maxsize=1)
-def log_time(second: int) -> bytes:
-    """A time (seconds since 1970) as the access log shows it."""
-    return strftime("%d/%b/%Y:%H:%M:%S %z", localtime(second)).encode()
-
-
-def handler_for(options: argparse.Namespace) -> type[SumHandler]:
-    return LoggingHandler if options.access_log else SumHandler
-
-
-def configure_logging(options: argparse.Namespace) -> None:
+def configure_logging(verbose: bool) -> None:
     """Log to standard error, in local time."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-    log.setLevel(logging.DEBUG if options.verbose else logging.INFO)
-
-
-def catch_signals() -> socket.socket:
-    """Return a socket that becomes readable when a signal asks to stop; a second Ctrl-C ends the process at once.
-
-    The byte comes from C (`set_wakeup_fd`), so that a signal between two system calls is not overlooked.
-    """
-    readable, writable = socket.socketpair()
-    writable.setblocking(False)
-    asked_at = inf
-
-    def ask(signum: int, frame: Any) -> None:
-        nonlocal asked_at
-        if monotonic() > asked_at + REPEAT_SECONDS and signum != getattr(signal, "SIGHUP", None):
-            os._exit(130)
-        asked_at = min(asked_at, monotonic())
-
-    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
-    for signum in STOP_SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # as SIGINT in background jobs of a shell, SIGHUP by nohup
-            signal.signal(signum, ask)
-    return readable
-
-
-@contextlib.contextmanager
-def stop_signals_blocked() -> Iterator[None]:
-    """Block the stop signals meanwhile, where the system can."""
-    if sys.platform == "win32":
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        resource_tracker.ensure_running()  # a process, which is to outlive these signals; its start unblocks some
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# ---------------------------------------------------------------------------------------------- Workers
-
-
-def serving_threads(processes: int) -> int:
-    """How many threads can serve at once in each of so many processes: one, unless Python has no global lock."""
-    if "t" not in getattr(sys, "abiflags", ""):  # a free-threaded build has it (PEP 703)
-        return 1
-    return max(1, min(cpu_count(), CELLS) // processes)
-
-
-def cpu_count() -> int:
-    """How many CPUs this process may use, the last of them perhaps in part."""
-    return ceil(cpu_limit())
-
-
-def cpu_limit() -> float:
-    """The CPUs that this process may use: by its affinity, and by the quota of its container."""
-    if sys.platform != "linux":
-        return os.cpu_count() or 1
-    return min([len(os.sched_getaffinity(0)), *cpu_quotas()])
-
-
-def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[float]:
-    """The CPUs that each control group of this process may use (Linux, cgroup-v2.rst and sched-bwc.rst)."""
-    for line in read_text(f"{proc}/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = f"{groups}/cpu" if controllers else groups
-        parts = [part for part in group.split("/") if part]
-        for depth in range(len(parts), -1, -1):  # in a container, the path may be that of the machine outside
-            folder = "/".join(parts[:depth])
-            if controllers:
-                figures = [read_text(f"{root}/{folder}/cpu.cfs_{figure}_us").strip() for figure in ("quota", "period")]
-            else:
-                figures = read_text(f"{root}/{folder}/cpu.max").split()
-            if len(figures) == 2 and all(map(str.isdecimal, figures)):  # without a quota it is "max" or -1
-                yield int(figures[0]) / int(figures[1])
-
-
-def read_text(path: str) -> str:
-    """The text of a file of the system; empty if it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return os.fsdecode(file.read())
-    except OSError:
-        return ""
-
-
-class Worker:
-    """A process that serves beside this one, and those that take its place when it dies."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.process: Any = None
-        self.pipe: Any = None  # brings its word, takes the order to stop; its end tells each side that the other died
-        self.serves_since = inf  # in monotonic seconds, as the next one
-        self.start_at, self.pause = inf, RESPAWN_SECONDS  # when the next is started; the pause after that
-        self.fails = False  # it has been logged that nobody takes its place
-
-    def take_word(self) -> str:
-        """Receive why it does not serve; "" if it does, from now on."""
-        try:
-            word: str = self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join(PAUSE_SECONDS)  # it is ending
-            return f"exit code {self.process.exitcode}"
-        self.serves_since = inf if word else monotonic()
-        return word
-
-    def schedule(self) -> None:
-        """Have another started after a pause; the pauses grow until one has served for as long as the longest."""
-        now = monotonic()
-        if now - self.serves_since >= RESPAWN_LONGEST_SECONDS:
-            self.pause = RESPAWN_SECONDS
-        self.start_at = now + self.pause
-        self.pause = min(2 * self.pause, RESPAWN_LONGEST_SECONDS)
-
-    def let_go(self) -> None:
-        """Close what belonged to the process that died."""
-        self.pipe.close()
-        with contextlib.suppress(ValueError):  # it is still ending
-            self.process.close()
-        self.pipe, self.serves_since = None, inf
-
-
-class Workers:
-    """Several processes that accept from one listening socket and count in one counter file.
-
-    Worker 1 is this process. So the port is served for as long as it is open, whatever becomes of the others.
-    """
-
-    DEAD = 2**31 - 1  # the load of a dead worker's threads: nobody waits for them
-
-    def __init__(self, listener: socket.socket, counter: Counter, options: argparse.Namespace) -> None:
-        """counter counts in the cells of worker 1. Raises StartError, OSError."""
-        from multiprocessing import connection, get_context  # one process has no need of it
-
-        self.wait: Any = connection.wait
-        self.context = get_context("spawn")  # on every system, and without a copy of this process's threads
-        self.listener, self.counter, self.options = listener, counter, options
-        self.program = getattr(sys.modules["__main__"], "__file__", None)
-        self.source = self.read_program()
-        self.loads = counter.loads(options.workers * options.threads)
-        self.connections = counter.cell_words(2, options.workers * options.threads)
-        self.server = SumServer(listener, counter.cells, handler_for(options), self.loads)
-        self.others = [Worker(number) for number in range(2, options.workers + 1)]
-        self.stop_asked, self.stopping = self.context.Pipe(duplex=False)  # the end of this pipe is the order
-        self.replacing = threading.Thread(target=self.replace_dead, name="workers", daemon=True)
-        self.logged = ""  # the last bug
-
-    def start(self) -> None:
-        """Start all processes, and return when they serve. Raises StartError if one cannot."""
-        for worker in self.others:
-            try:
-                self.spawn(worker)
-            except (OSError, MemoryError) as error:
-                raise StartError(f"worker {worker.number} cannot be started: {reason_of(error)}") from None
-        starting = {worker.pipe: worker for worker in self.others}
-        while starting:
-            ready = self.wait(list(starting), WORKER_SECONDS)
-            if not ready:
-                numbers = ", ".join(str(worker.number) for worker in starting.values())
-                raise StartError(f"no word from worker {numbers} for {WORKER_SECONDS:.0f} s")
-            for worker in map(starting.pop, ready):
-                if why_not := worker.take_word():
-                    raise StartError(f"worker {worker.number} cannot serve: {why_not}")
-        self.server.start()
-        start_thread(self.replacing)
-
-    def read_program(self) -> bytes:
-        """The file that each new process runs first; empty if there is none. Raises StartError."""
-        if self.program is None:
-            return b""
-        try:
-            with open(self.program, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise StartError(f"workers need the program's file, {self.program}: {reason_of(error)}") from None
-
-    def spawn(self, worker: Worker) -> None:
-        """Start a process. Raises StartError, OSError, MemoryError."""
-        self.mark_dead(worker)
-        if self.read_program() != self.source:  # which may be broken, or count in another way
-            raise StartError(f"{self.program} is not the program that runs; restart that")
-        pipe, its_end = self.context.Pipe()
-        opened = os.fstat(self.counter.file)
-        arguments = (worker.number, self.listener, self.counter.path, opened, self.options, its_end)
-        process = self.context.Process(target=work, args=arguments, name=f"worker {worker.number}", daemon=True)
-        with contextlib.ExitStack() as on_error:
-            on_error.callback(pipe.close)
-            with its_end, stop_signals_blocked():  # the worker inherits that until it ignores them
-                process.start()
-            on_error.pop_all()
-        worker.process, worker.pipe, worker.start_at = process, pipe, inf
-
-    def mark_dead(self, worker: Worker) -> None:
-        """Let nobody leave connections to a worker that does not serve, or not yet; it has none open."""
-        first = (worker.number - 1) * self.options.threads
-        for cell in range(first, first + self.options.threads):
-            self.loads[cell], self.connections[cell] = self.DEAD, 0
-
-    def replace_dead(self) -> None:
-        """Start a new worker for each that dies, until the program stops."""
-        while not self.stopping.closed:
-            try:
-                self.look_after_others()
-            except Exception as error:
-                with contextlib.suppress(Exception):  # there may be no memory to log it
-                    if repr(error) != self.logged:
-                        log.exception("A bug in this server: no worker is replaced until the next try")
-                    self.logged = repr(error)
-                with contextlib.suppress(Exception):
-                    self.stop_asked.poll(RESPAWN_SECONDS)
-
-    def look_after_others(self) -> None:
-        """Wait until a worker serves or dies, or one is due or the program stops; start those that are due."""
-        pipes = [worker.pipe for worker in self.others if worker.pipe]
-        due = min(worker.start_at for worker in self.others)
-        ready = self.wait([self.stop_asked, *pipes], min(max(0.0, due - monotonic()), RESPAWN_LONGEST_SECONDS))
-        for worker in self.others:
-            if worker.pipe in ready:
-                self.listen_to(worker)
-            elif worker.start_at <= monotonic() and self.stop_asked not in ready:
-                self.replace(worker)
-
-    def listen_to(self, worker: Worker) -> None:
-        """Take the word of a worker, or note that it died."""
-        served = worker.serves_since < inf
-        why_not = worker.take_word()
-        if not why_not:
-            if worker.fails:
-                log.info("Worker %d serves again", worker.number)
-            worker.fails = False
-            return
-        self.mark_dead(worker)
-        worker.schedule()
-        worker.let_go()
-        if served:
-            log.warning("Worker %d died (%s); another takes its place", worker.number, why_not)
-        else:
-            self.log_failure(worker, why_not)
-
-    def replace(self, worker: Worker) -> None:
-        """Start a process in place of one that died."""
-        try:
-            self.spawn(worker)
-        except (StartError, OSError, MemoryError) as error:
-            self.log_failure(worker, reason_of(error))
-        finally:
-            if worker.start_at < inf:  # none was started, whatever the reason
-                worker.schedule()
-
-    def log_failure(self, worker: Worker, reason: str) -> None:
-        """Log that no other takes a worker's place; once, until one does."""
-        if not worker.fails:
-            log.warning("Worker %d cannot be started (%s); it is tried again and again", worker.number, reason)
-        worker.fails = True
-
-    def stop(self) -> None:
-        """Let every worker stop as a single server does; kill what has not ended by then."""
-        end = monotonic() + GRACE_SECONDS + 1.0
-        self.stopping.close()
-        if self.replacing.ident:
-            self.replacing.join(GRACE_SECONDS)  # which may be about to start a worker
-        others = [worker for worker in self.others if worker.pipe]
-        for worker in others:
-            with contextlib.suppress(OSError):
-                worker.pipe.send("stop")
-        self.server.stop()
-        for worker in others:
-            worker.process.join(max(0.0, end - monotonic()))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join(LAST_WORDS_SECONDS)
-        self.loads.release()
-        self.connections.release()
-
-
-@outputs_in_background()
-def work(
-    number: int,
-    listener: socket.socket,
-    path: str,
-    opened: os.stat_result,
-    options: argparse.Namespace,
-    pipe: Any,
-) -> None:
-    """The life of worker number (2 to CELLS), a process, which counts in the file that the program had opened."""
-    for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; workers obey the pipe
-        signal.signal(signum, signal.SIG_IGN)
-    configure_logging(options)
-    if has_live_line(options):
-        show_live_line("")  # the program shows one, and lines of this process shall not tear it
-    prepare_process()
-    first = (number - 1) * options.threads
-    why_not = ""
-    try:
-        counter = Counter(path, *range(first + 1, first + 1 + options.threads))
-        if not os.path.samestat(os.fstat(counter.file), opened):
-            raise StartError(f"{path} is not the file in which this server counts")
-        loads = counter.loads(options.workers * options.threads)
-        server = SumServer(listener, counter.cells, handler_for(options), loads, first)
-        server.start()
-    except (StartError, OSError, MemoryError) as error:
-        why_not = reason_of(error)
-    try:
-        pipe.send(why_not)
-        if why_not:
-            sys.exit(1)
-        pipe.recv()
-    except (EOFError, OSError):
-        os._exit(1)  # the program was killed, and the next one needs this worker's cells
-    server.stop()
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 # ------------------------------------------------------------------------------------------------ Meter
@@ -3030,92 +2921,91 @@ class Load(NamedTuple):
     @property
     def rate(self) -> float:
         """Requests per second."""
-        return self.requests / self.seconds
+        return self.requests / self.seconds if self.seconds else 0.0
 
     @property
     def cpus(self) -> float:
         """How many CPUs the server's processes kept busy."""
-        return self.cpu / self.seconds
+        return self.cpu / self.seconds if self.seconds else 0.0
 
 
 class Meter:
     """What the server takes, second by second; it has no clock, and only adds up what it is told."""
 
     def __init__(self) -> None:
-        self.all, self.last = Load(), Load(seconds=1.0)
-        self.most = self.most_lately = 0.0  # requests per second, since the start and since take_most()
-        self.most_at = 0.0  # when that was, in seconds since 1970
-        self.rates: deque[float] = deque(maxlen=SPARKS)
-        # The seconds with requests, by the binary exponent of their rate: the end decides which were under load.
-        self.by_magnitude: defaultdict[int, Load] = defaultdict(Load)
+        self.total, self.last = Load(), Load(seconds=1.0)
+        self.peak = self.recent_peak = 0.0  # requests per second, since the start and since take_recent_peak()
+        self.peak_at = 0.0  # in seconds since 1970
+        self.rates: deque[float] = deque(maxlen=CHART_SECONDS)
+        self.busy: deque[Load] = deque(maxlen=BEST_SECONDS)  # the last seconds in a row with half of the peak, or more
+        self.best = Load()  # of all such seconds in a row, those with most requests
 
     def add(self, load: Load, now: float) -> None:
         """Add the load of the last second; now is in seconds since 1970."""
         load = load._replace(cpu=max(0.0, load.cpu))  # a worker that took the place of another begins at 0
-        self.all += load
+        self.total += load
         if load.seconds < SHORT_SECONDS:
             return
         self.last, rate = load, load.rate
         self.rates.append(rate)
-        if load.requests:
-            self.by_magnitude[frexp(rate)[1]] += load
-        self.most_lately = max(self.most_lately, rate)
-        if rate > self.most:
-            self.most, self.most_at = rate, now
+        self.recent_peak = max(self.recent_peak, rate)
+        if rate > self.peak:
+            self.peak, self.peak_at = rate, now
+        self.busy.append(load)
+        if rate < self.peak / 2 or not load.requests:
+            self.busy.clear()
+        while self.busy and self.busy[0].rate < self.peak / 2:
+            self.busy.popleft()
+        in_a_row = sum(self.busy, Load())
+        if in_a_row.requests > self.best.requests or self.best.rate < self.peak / 2:
+            self.best = in_a_row
 
-    def take_most(self) -> float:
-        """The most requests in a second since this was asked last."""
-        most, self.most_lately = self.most_lately, 0.0
-        return most
-
-    def under_load(self) -> Load:
-        """The seconds in which requests came, but not those with few in comparison."""
-        least = frexp(self.most)[1] - LOAD_BITS
-        return sum((load for magnitude, load in self.by_magnitude.items() if magnitude >= least), Load())
+    def take_recent_peak(self) -> float:
+        """Return the most requests in a second since the last call."""
+        peak, self.recent_peak = self.recent_peak, 0.0
+        return peak
 
     def live_line(self, connections: int, status: str, width: int, blocks: str = BLOCKS) -> str:
-        """What the last second was like, in so many columns; blocks stand for rates in a curve, if there are any."""
+        """Return what the last second was like, in so many columns; blocks are those of a chart, if there is one."""
         figures = [
             per_second(self.last.rate),
-            f"at most {per_second(self.most)}",
-            f"{self.all.requests:,} in all",
+            f"at most {per_second(self.peak)}",
+            f"{self.total.requests:,} in all",
             f"{connections:,} open",
             of_a_cpu(self.last),
             status,
         ]
-        parting = " · " if blocks else " | "
-        while len(figures) > 1 and len(parting.join(figures)) > width:
+        separator = " · " if blocks else " | "
+        while len(figures) > 1 and columns(separator.join(figures)) > width:
             figures.pop()
-        line = parting.join(figures)[:width]
-        room = width - len(line) - 2 if blocks else 0
-        curve = list(self.rates)[-room:] if room > 0 else []
-        most = max(curve, default=0.0) or 1.0
-        sparks = "".join(blocks[ceil(rate / most * (len(blocks) - 1))] for rate in curve)
-        return f"{sparks}  {line}" if sparks else line
+        line = separator.join(figures)[:width]
+        room = (width - columns(line) - 2) // 2 if blocks else 0
+        rates = list(self.rates)[-room:] if room > 0 else []
+        most = max(rates, default=0.0) or 1.0
+        chart = "".join(blocks[ceil(rate / most * (len(blocks) - 1))] for rate in rates)
+        return f"{chart}  {line}" if chart else line
 
     def summary(self, cpus: float, machine_cpus: int, processes: int) -> list[str]:
-        """What the server took since the start, in lines; cpus is how many it may use, in so many processes."""
-        total = f"{counted(self.all.requests, 'request')} in {duration(self.all.seconds)}"
-        if not self.most:
-            return [total] if self.all.requests else []
-        load = self.under_load()
-        lines = [
-            f"{total}, at most {per_second(self.most)} (at {strftime('%H:%M:%S', localtime(self.most_at))})",
-            f"Under load for {duration(load.seconds)}: {per_second(load.rate)} on average, {of_a_cpu(load)}",
-            verdict(load, cpus, machine_cpus, processes),
-        ]
-        return [line for line in lines if line]
+        """Return what the server took since the start, in lines; cpus is how many it may use, in so many processes."""
+        if not self.total.requests:
+            return []
+        total = f"{counted(self.total.requests, 'request')} in {duration(self.total.seconds)}"
+        peak = f", at most {per_second(self.peak)} (at {strftime('%H:%M:%S', localtime(self.peak_at))})"
+        lines = [total + peak if self.peak >= 2 else total]
+        if self.best.seconds >= VERDICT_SECONDS and self.best.rate >= 1:
+            best = f"{per_second(self.best.rate)} on average, {of_a_cpu(self.best)}"
+            lines += [f"Under load for {duration(self.best.seconds)}: {best}"]
+            lines += filter(None, [verdict(self.best, cpus, machine_cpus, processes)])
+        return lines
 
 
 def of_a_cpu(load: Load) -> str:
-    """The share that the server used."""
+    """Return the share that the server used."""
     return f"{100 * load.cpus:.0f} % of a CPU"
 
 
 def verdict(load: Load, cpus: float, machine_cpus: int, processes: int) -> str:
-    """What the limit was, in a sentence; empty where the figures allow none."""
-    if load.seconds < VERDICT_SECONDS:
-        return ""
+    """Return what the limit was, in a sentence; empty where the figures allow none."""
     usable = min(cpus, processes)
     used = load.cpus / usable
     idle = load.idle / load.seconds / machine_cpus
@@ -3130,61 +3020,69 @@ def verdict(load: Load, cpus: float, machine_cpus: int, processes: int) -> str:
 
 
 class Watch(threading.Thread):
-    """The daemon thread that looks at the counter each second, for the live line and for what is told at the end."""
+    """The daemon thread that looks at the counter each second, for the live line and for the summary at the end."""
 
-    def __init__(self, counter: Counter, options: argparse.Namespace, status: Callable[[], str]) -> None:
-        """status tells how InfluxDB is."""
+    def __init__(self, counter: Counter, processes: int, courier: Courier, is_live: bool) -> None:
+        """processes, or threads that serve at once; courier has the status of InfluxDB."""
         super().__init__(name="watch", daemon=True)
-        self.counter, self.status = counter, status
+        self.counter, self.processes, self.courier, self.is_live = counter, processes, courier, is_live
         self.meter = Meter()
-        self.processes = options.workers * options.threads
-        self.is_live = has_live_line(options)
         self.stopping = threading.Event()
         self.seen = self.figures()
 
     def figures(self) -> Load:
-        """All that there has been until now, by the monotonic time."""
-        _, cpu = self.counter.usage(self.processes)
+        """Return all that there has been until now, by the monotonic time."""
+        cpu = sum(self.counter.column(Counter.CPU_TIME, self.processes)) / 1e6
         return Load(monotonic(), self.counter.total(), cpu, idle_seconds())
 
     def run(self) -> None:
         while not self.stopping.wait(1.5 - (time() + 0.5 - LOOK_SECONDS) % 1):
-            with contextlib.suppress(Exception):  # it only shows what there is
-                self.look()
+            self.look()
 
     def look(self) -> None:
         """Add what came since the last look, and show it."""
-        before, self.seen = self.seen, self.figures()
-        self.meter.add(self.seen - before, time())
-        if self.is_live:
-            connections, _ = self.counter.usage(self.processes)
-            width = terminal_width(sys.stderr) - 1
-            show_live_line(self.meter.live_line(connections, self.status(), width, blocks_for(sys.stderr)))
+        with contextlib.suppress(Exception):  # it only shows what there is
+            before, self.seen = self.seen, self.figures()
+            self.meter.add(self.seen - before, time())
+            if self.is_live and not self.stopping.is_set():
+                connections = sum(self.counter.column(Counter.CONNECTIONS, self.processes))
+                width = terminal_width(sys.stderr) - 1
+                show_live_line(self.meter.live_line(connections, self.courier.status, width, blocks_for(sys.stderr)))
 
     def stop(self) -> None:
         """End the live line."""
         self.stopping.set()
-        self.join(PAUSE_SECONDS)
+        if self.ident:
+            self.join(PAUSE_SECONDS)
         if self.is_live:
-            self.is_live = False
             show_live_line("")
 
-    def tell(self) -> None:
-        """Log what was taken since the start."""
+    def log_summary(self) -> None:
+        """Log what the server took since the start."""
         with contextlib.suppress(Exception):
             for line in self.meter.summary(cpu_limit(), os.cpu_count() or 1, self.processes):
                 log.info("%s", line)
 
 
-def idle_seconds() -> float:
-    """The CPU seconds that nobody has used, of all CPUs of the machine, where the system tells (proc(5), stat)."""
-    if sys.platform != "linux":
-        return nan
-    ticks = sum(map(int, read_text("/proc/stat").split()[4:6]))  # idle and iowait, of the first line
-    return ticks / os.sysconf("SC_CLK_TCK") if ticks else nan  # gVisor has but zeros there
-
-
 # ----------------------------------------------------------------------------------------- Command line
+
+
+class Options(NamedTuple):
+    """What the command line and the environment ask for."""
+
+    bind: Optional[str] = None
+    port: int = PORT
+    destination: Destination = Destination()
+    interval: float = INTERVAL_SECONDS
+    tags: dict[str, str] = {}
+    state: str = STATE_FILE
+    workers: int = 1
+    access_log: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    threads: int = 1  # of each process that serve; it decides whose a cell is, and stays
+    misspelt: list[str] = []  # a warning for each variable in the environment that may be
+
 
 EXAMPLES = f"""\
 Each option can be given in the environment as well: --port as {VARIABLE}PORT,
@@ -3223,7 +3121,7 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
-def address(text: str) -> str:
+def listen_address(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError(f"{text!r} is not an address; without the option it listens on all")
     return text
@@ -3263,27 +3161,101 @@ def flag(text: str) -> bool:
     return text.lower() in ("1", "yes", "true", "on")
 
 
-def variables() -> dict[str, str]:
-    """What the environment holds for this program, without what is empty: compose makes that of an unset variable."""
-    stripped = {name: text.strip() for name, text in os.environ.items() if name.startswith(VARIABLE)}
-    return {name: text for name, text in stripped.items() if text and not is_service_link(name, text)}
+def near(word: str, known: Iterable[str]) -> str:
+    """Return what a mistyped word may mean; "" if nothing is near."""
+    import difflib  # in time only for those who need it
+
+    return "".join(difflib.get_close_matches(word, known, n=1))
 
 
-def is_service_link(name: str, text: str) -> bool:
-    """Whether Kubernetes made a variable, for a service whose name is, or begins with, webserver-influx.
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that hides passwords in messages about bad usage, and knows what a mistyped option may mean."""
 
-    It makes seven or more of each service for every container (Kubernetes, "Service", "Discovering services"), and
-    among them is WEBSERVER_INFLUX_PORT=tcp://10.0.0.1:8008.
-    """
-    if name.endswith("_PORT") and re.match("(?:tcp|udp|sctp)://", text):
-        return f"{name[:-5]}_SERVICE_HOST" in os.environ
-    return bool(
-        re.search(r"_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?$", name)
+    def error(self, message: str) -> NoReturn:
+        is_own = message.startswith(("argument --influx: ", f"{DSN_VARIABLE}: "))  # which quotes no password
+        hidden = message if is_own else re.sub(r"(?s)influxdb://.*", "influxdb://…", message)
+        if mistyped := re.match(r"unrecognized arguments: (-[\w-]+)", message):
+            meant = near(mistyped[1], re.findall(r"--[a-z-]+", self.format_usage()))
+            hidden += f"; did you mean {meant}?" if meant else ""
+        super().error(hidden)
+
+
+def parse_arguments(argv: Optional[list[str]]) -> Options:
+    """Read the command line, and what it does not give in the environment; bad usage ends the program with status 2."""
+    parser = Parser(
+        prog="webserver_influx.py",
+        description="Adds up numbers over HTTP and tells InfluxDB 1.8 how many requests came.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
+    actions: list[Any] = []
+    default = Options()
+
+    def add(*names: str, **settings: Any) -> None:
+        actions.append(parser.add_argument(*names, **settings))
+
+    about = "one address to listen on, 0.0.0.0 for all of IPv4, or :: (default: all, IPv4 and IPv6)"
+    add("--bind", metavar="ADDRESS", type=listen_address, help=about)
+    about = f"the port; 0 takes a free one (default: {PORT})"
+    add("--port", metavar="N", type=port_number, default=default.port, help=about)
+    about = f"""where statistics go: [https+]influxdb://user:password@host:port/path/database (default: {DSN_VARIABLE}
+        in the environment, where ps does not show a password; else database {DATABASE} of user {USER} at
+        localhost:8086)"""
+    add("--influx", metavar="DSN", dest="destination", type=data_source_name, default=default.destination, help=about)
+    about = f"the seconds between two points (default: {INTERVAL_SECONDS:.0f})"
+    add("--interval", metavar="SECONDS", type=positive_seconds, default=default.interval, help=about)
+    about = "a further tag of each point, so that servers can share a database; may be repeated (default: none)"
+    add("--tag", metavar="KEY=VALUE", dest="tags", type=tag, action="append", default=[], help=about)
+    about = f"""where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file:
+        what is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})"""
+    add("--state", metavar="FILE", type=file_name, default=default.state, help=about)
+    about = "processes, or auto: one for each CPU (default: 1)"
+    add("--workers", metavar="N", type=worker_count, default=default.workers, help=about)
+    add("--access-log", action="store_true", help="log each request, at three quarters of the speed (default: off)")
+    add("--quiet", action="store_true", help="leave out the live line and the line for each interval (default: off)")
+    add("--verbose", action="store_true", help="log debug messages as well (default: off)")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    not_given = dict.fromkeys(action.dest for action in actions)  # None, which no option means
+    given = vars(parser.parse_args(argv, argparse.Namespace(**not_given)))
+    tag_source = "argument --tag" if given["tags"] else f"{VARIABLE}TAG"
+    misspelt = read_environment(parser, actions, given)
+    tags = dict(given["tags"])
+    if len(tags) < len(given["tags"]):
+        keys = [key for key, _ in given["tags"]]
+        parser.error(f"{tag_source}: the key {max(keys, key=keys.count)!r} is given twice")
+    return Options(**{**given, "tags": tags}, threads=serving_threads(given["workers"]), misspelt=misspelt)
+
+
+def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) -> list[str]:
+    """Take from the environment what the command line does not give, and from the defaults what neither does.
+
+    Return a warning for each variable that nobody knows and that resembles one. An empty one is ignored: compose makes
+    that of an unset variable. So is an address: Kubernetes makes variables for a service called webserver-influx.
+    """
+    found = {name: text.strip() for name, text in os.environ.items() if name.startswith(VARIABLE)}
+    found = {name: text for name, text in found.items() if text and not re.match("(?:tcp|udp|sctp)://", text)}
+    names = [DSN_VARIABLE]
+    for action in actions:
+        (option,) = action.option_strings
+        name = DSN_VARIABLE if option == "--influx" else VARIABLE + option[2:].replace("-", "_").upper()
+        names.append(name)
+        if given[action.dest] is None:  # the command line wins, even with a default
+            try:
+                given[action.dest] = read_variable(action, found[name]) if name in found else action.default
+            except argparse.ArgumentTypeError as error:
+                parser.error(f"{name}: {error}")
+    known = [name.removeprefix(VARIABLE) for name in names]
+    meant = {name: near(name.removeprefix(VARIABLE), known) for name in sorted(found.keys() - set(names))}
+    return [
+        f"Ignoring unknown environment variable {name}; did you mean {VARIABLE}{word}?"
+        for name, word in meant.items()
+        if word
+    ]
 
 
 def read_variable(action: Any, text: str) -> Any:
-    """What a variable says, as the command line would say it to this action of the parser. Raises ArgumentTypeError.
+    """Return what a variable says, as the command line would say it. Raises ArgumentTypeError.
 
     What may be repeated there is separated by commas here; one that is no separator is `\\,`, as in line protocol.
     """
@@ -3294,134 +3266,71 @@ def read_variable(action: Any, text: str) -> Any:
     return action.type(text)
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """What a mistyped word may mean, as the end of a message."""
-    import difflib  # in time only for those who need it
+# -------------------------------------------------------------------------------- Signals, run and main
 
-    return "".join(f"; did you mean {match}?" for match in difflib.get_close_matches(word, known, n=1))
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that hides passwords in messages about bad usage, and knows what a mistyped option may mean."""
-
-    def error(self, message: str) -> NoReturn:
-        is_own = message.startswith(("argument --influx: ", f"{DSN_VARIABLE}: "))  # which quotes no password
-        hidden = message if is_own else re.sub(r"(?s)influxdb://.*", "influxdb://…", message)
-        if mistyped := re.match(r"unrecognized arguments: (-[\w-]+)", message):
-            hidden += near(mistyped[1], re.findall(r"--[a-z-]+", self.format_usage()))
-        super().error(hidden)
+# Ctrl-C; kill and systemd; the end of the terminal; Ctrl-Break on Windows
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
-def parse_arguments(argv: Optional[list[str]]) -> argparse.Namespace:
-    """Read the command line, and what it does not give in the environment; bad usage ends the program with status 2."""
-    parser = Parser(
-        prog="webserver_influx.py",
-        description="Adds up numbers over HTTP and tells InfluxDB 1.8 how many requests came.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    actions: list[Any] = []
+def catch_signals() -> threading.Event:
+    """Return what is set when a signal asks to stop; a second one ends the process at once. Raises StartError.
 
-    def add(*names: str, **settings: Any) -> None:
-        actions.append(parser.add_argument(*names, **settings))
+    A thread is told by a byte that comes from C (`set_wakeup_fd`): a signal between two system calls is not overlooked,
+    and on Windows, where no signal ends a wait for a lock before Python 3.14, the main thread need not run.
+    """
+    readable, writable = socket.socketpair()
+    writable.setblocking(False)
+    stop_asked = threading.Event()
 
-    about = "one address to listen on, 0.0.0.0 for all of IPv4, or :: (default: all, IPv4 and IPv6)"
-    add("--bind", metavar="ADDRESS", type=address, help=about)
-    about = f"the port; 0 takes a free one (default: {PORT})"
-    add("--port", metavar="N", type=port_number, default=PORT, help=about)
-    about = f"""where statistics go: [https+]influxdb://user:password@host:port/path/database (default: {DSN_VARIABLE}
-        in the environment, where ps does not show a password; else database {DATABASE} of user {USER} at
-        localhost:8086)"""
-    add("--influx", metavar="DSN", dest="destination", type=data_source_name, default=Destination(), help=about)
-    about = f"the seconds between two points (default: {INTERVAL_SECONDS:.0f})"
-    add("--interval", metavar="SECONDS", type=positive_seconds, default=INTERVAL_SECONDS, help=about)
-    about = "a further tag of each point, so that servers can share a database; may be repeated (default: none)"
-    add("--tag", metavar="KEY=VALUE", type=tag, action="append", default=[], help=about)
-    about = f"""where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file:
-        what is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})"""
-    add("--state", metavar="FILE", type=file_name, default=STATE_FILE, help=about)
-    about = "processes, or auto: one for each CPU (default: 1)"
-    add("--workers", metavar="N", type=worker_count, default=1, help=about)
-    add("--access-log", action="store_true", help="log each request, at three quarters of the speed (default: off)")
-    add("--quiet", action="store_true", help="leave out the live line and the line for each interval (default: off)")
-    add("--verbose", action="store_true", help="log what only a developer wants to know, too (default: off)")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    not_given = dict.fromkeys(action.dest for action in actions)  # None, which no option means
-    options = parser.parse_args(argv, argparse.Namespace(**not_given))
-    tag_source = "argument --tag" if options.tag else f"{VARIABLE}TAG"
-    read_environment(parser, actions, options)
-    options.threads = serving_threads(options.workers)  # of each process; it decides whose a cell is, and stays
-    options.tags = {}
-    for key, value in options.tag:
-        if key in options.tags:
-            parser.error(f"{tag_source}: the key {key!r} is given twice")
-        options.tags[key] = value
-    return options
+    def listen_to_signals() -> None:
+        readable.recv(1)
+        stop_asked.set()
+        hurry_at = monotonic() + REPEAT_SECONDS
+        while readable.recv(1)[0] == getattr(signal, "SIGHUP", None) or monotonic() < hurry_at:
+            pass
+        os._exit(130)
+
+    start_thread(threading.Thread(target=listen_to_signals, name="signals", daemon=True))
+    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
+    for signum in STOP_SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as SIGINT in background jobs of a shell, SIGHUP by nohup
+            signal.signal(signum, lambda *_: None)
+    return stop_asked
 
 
-def read_environment(parser: Parser, actions: list[Any], options: argparse.Namespace) -> None:
-    """Take from the environment what the command line does not give, and from the defaults what neither does."""
-    environment, names = variables(), []
-    for action in actions:
-        (option,) = action.option_strings
-        name = DSN_VARIABLE if option == "--influx" else VARIABLE + option[2:].replace("-", "_").upper()
-        names.append(name)
-        if getattr(options, action.dest) is None:  # the command line wins, even with a default
-            text = environment.get(name)
-            try:
-                setattr(options, action.dest, read_variable(action, text) if text else action.default)
-            except argparse.ArgumentTypeError as error:
-                parser.error(f"{name}: {error}")
-    options.unknown_variables = {name: near(name, names) for name in sorted(environment.keys() - set(names))}
+@contextlib.contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Let a process that is started meanwhile begin with the stop signals blocked or, on Windows, Ctrl-C ignored."""
+    if sys.platform == "win32":
+        import ctypes
 
-
-def run(options: argparse.Namespace, stop_asked: socket.socket) -> None:
-    """Serve until there is something to read from stop_asked. Raises StartError, OSError."""
-    prepare_process()
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(listen(options.bind, options.port))
-        counter, outbox = open_files(options, stack)
-        influxdb = InfluxDB(options.destination, options.tags)
-        courier = Courier(outbox, influxdb, options.interval, options.quiet)
-        watch = Watch(counter, options, lambda: courier.status)
-        reporter = Reporter(outbox, courier, options.interval, watch.meter.take_most)
-        if options.workers > 1:
-            service: Any = Workers(listener, counter, options)
-        else:
-            service = SumServer(listener, counter.cells, handler_for(options))
+        ignore_ctrl_c = ctypes.windll.kernel32.SetConsoleCtrlHandler
+        ignore_ctrl_c(None, True)
         try:
-            service.start()
-            start_thread(reporter)
-            start_thread(courier)  # which imports what InfluxDB takes, while no other thread imports anything
-            announce(listener, options, outbox.display_name)
-            start_thread(watch)
-            stop_asked.recv(1)
-            watch.stop()
-            print("Stops when what has come is answered and the last point delivered; a second Ctrl-C does not wait.")
+            yield
         finally:
-            end = monotonic() + STOP_SECONDS
-            try:
-                service.stop()
-                watch.look()
-            finally:
-                if courier.ident:
-                    reporter.stop(end)
-                this = threading.get_ident()
-                log.addFilter(lambda record: record.thread == this)  # no other thread logs anything after the summary
-                if watch.ident:
-                    watch.tell()
+            ignore_ctrl_c(None, False)
+        return
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # a process, which is to outlive these signals; its start unblocks some
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def open_files(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Counter, Outbox]:
-    """Open, or make, the counter and the outbox; leave their closing to the stack. Raises StartError."""
+def open_files(options: Options, stack: contextlib.ExitStack) -> tuple[Counter, Outbox]:
+    """Open, or create, the counter and the outbox; leave their closing to the stack. Raises StartError."""
     count_file = f"{options.state}-count"
     if options.state == ":memory:":
         count_file = ":memory:"
         if options.workers > 1:  # which share the count through a file
             count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
+    outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
     try:
-        outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
         cells = range(1, 1 + options.threads)
         counter = stack.enter_context(contextlib.closing(Counter(count_file, 0, *cells, create=outbox.is_new)))
         outbox.attach(counter)
@@ -3438,7 +3347,7 @@ def open_files(options: argparse.Namespace, stack: contextlib.ExitStack) -> tupl
     return counter, outbox
 
 
-def announce(listener: socket.socket, options: argparse.Namespace, state: str) -> None:
+def announce(listener: socket.socket, options: Options, state: str) -> None:
     """Print the addresses of the server and of InfluxDB."""
     host, port = socket.getnameinfo(listener.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
     where, others = uri_host(host.replace("%", "%25")), ""  # RFC 6874 §2: a zone is behind %25
@@ -3448,26 +3357,77 @@ def announce(listener: socket.socket, options: argparse.Namespace, state: str) -
     more = "; --workers auto uses all" if options.workers * options.threads < cpus else ""
     print(
         f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
-        f"Every {options.interval:g} s statistics go to {options.destination}; until then they are in {state}.\n"
+        f"Every {options.interval:g} s statistics go to {options.destination}.\n"
+        f"Until InfluxDB has them, they are in {state}.\n"
         f"{counted(options.workers, 'process')} on {counted(cpus, 'CPU')}{more}.",
     )
 
 
-@outputs_in_background()
+def access_log(options: Options) -> Optional[Callable[[bytes], object]]:
+    """Return what writes a line of the access log; None if there is none."""
+    return sys.stderr.buffer.write if options.access_log else None
+
+
+def run(options: Options, stop_asked: threading.Event) -> None:
+    """Serve until stop_asked is set. Raises StartError, OSError."""
+    prepare_process()
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen(options.bind, options.port))
+        counter, outbox = open_files(options, stack)
+        service: Any = (
+            Workers(listener, counter, options, stop_asked)
+            if options.workers > 1
+            else SumServer(listener, counter.cells, access_log(options))
+        )
+        courier = Courier(outbox, InfluxDB(options.destination, options.tags), options.interval, options.quiet)
+        watch = Watch(counter, options.workers * options.threads, courier, has_live_line(options.quiet))
+        reporter = Reporter(outbox, courier, options.interval, watch.meter.take_recent_peak)
+        try:
+            service.start()
+            start_thread(reporter)
+            start_thread(courier)  # which imports what InfluxDB takes, while no other thread imports anything
+            announce(listener, options, outbox.display_name)
+            start_thread(watch)
+            stop_asked.wait()
+            watch.stop()
+            print("Stopping: finishing requests and sending the last point. Ctrl-C again quits at once.")
+        finally:
+            end = monotonic() + STOP_SECONDS
+            watch.stop()
+            service.stop()
+            watch.look()
+            reporter.stop(end)
+            this = threading.get_ident()
+            log.addFilter(lambda record: record.thread == this)  # no other thread logs anything after the summary
+            watch.log_summary()
+
+
 def main(argv: Optional[list[str]] = None) -> int:
     """Run the program; return its exit status: 0, or 1 if it failed. A second Ctrl-C ends it with 130."""
+    try:
+        with outputs_in_background():
+            return run_to_end(argv)
+    except StartError as error:  # there is not even a thread for the output
+        os.write(2, f"webserver_influx.py: error: {error}\n".encode())
+        return 1
+
+
+def run_to_end(argv: Optional[list[str]]) -> int:
+    """Do what main() does, with outputs that it need not wait for."""
     options = parse_arguments(argv)
-    configure_logging(options)
-    for name, meant in options.unknown_variables.items():
-        log.warning("%s in the environment is no variable of this server, and is ignored%s", name, meant)
+    configure_logging(options.verbose)
+    for warning in options.misspelt:
+        log.warning("%s", warning)
     try:
         run(options, catch_signals())
+        return 0
     except StartError as error:
         reason = str(error)
     except (OSError, MemoryError, ImportError) as error:  # ImportError: a part of Python that cannot be opened
         reason = reason_of(error)
-    else:
-        return 0
+    finally:
+        for signum in STOP_SIGNALS:  # or one of them would end the process while the interpreter does
+            signal.signal(signum, signal.SIG_IGN)
     print(f"webserver_influx.py: error: {reason}", file=sys.stderr)
     return 1
 

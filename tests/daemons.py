@@ -479,7 +479,7 @@ ACCESS_LINE = re.compile(
     r'"(?P<request>(?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" (?P<status>\d{3}) (?P<bytes>\d+)'
 )
 REPORT_LINE = re.compile(
-    r"\S+ \S+ (?:INFO|WARNING) ([\d,]+) requests? in [\d.]+ s \([\d.,]+/s, at most [\d.,]+/s\); (.+)"
+    r"\S+ \S+ (?:INFO|WARNING) ([\d,]+) requests? in [\d.]+ s(?: \([\d.,]+/s, at most [\d.,]+/s\))?; (.+)"
 )
 
 

@@ -6,7 +6,7 @@ import socket
 
 from daemons import PATIENCE_S, Server
 
-from webserver_influx import Connection, Counter, SumHandler, SumServer
+from webserver_influx import Connection, Counter, SumServer
 
 
 class Local:
@@ -14,9 +14,9 @@ class Local:
 
     raw = Server.raw
 
-    def __init__(self, listener: socket.socket, handler: type[SumHandler] = SumHandler) -> None:
+    def __init__(self, listener: socket.socket) -> None:
         self.counter = Counter(":memory:", 1)
-        self.server = SumServer(listener, self.counter.cells, handler)
+        self.server = SumServer(listener, self.counter.cells)
         self.port = self.server.server_address[1]
         self.server.start()
 
@@ -33,4 +33,4 @@ class Local:
 
     def awaited(self) -> list[str]:
         """What each connection waits for."""
-        return [connection.handler.awaits for connection in self.connections()]
+        return [connection.awaits for connection in self.connections()]

@@ -167,7 +167,7 @@ class Container(Daemon):
         super().__init__(guard, folder, ["sh", "-c", script], env)
 
     def answers(self) -> bool:
-        return self.stdout_text().count("\n") == 3
+        return "Serving on " in self.stdout_text()
 
 
 @linux

@@ -44,7 +44,7 @@ def test_each_counter_file_has_an_identity_of_its_own(tmp_path, open_counter):
 def test_a_counter_that_is_still_looked_into_closes_its_file(tmp_path):
     """A start that fails half-way leaves such a view."""
     counter = Counter(str(tmp_path / "count"), 0, 1, create=True)
-    loads = counter.loads(1)
+    loads = counter.column(Counter.LOAD, 1)
     counter.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(counter.file)
@@ -56,9 +56,9 @@ def test_a_counter_that_is_still_looked_into_closes_its_file(tmp_path):
 def test_it_is_told_that_the_folder_of_a_counter_was_removed(tmp_path):
     (tmp_path / "folder").mkdir()
     with contextlib.closing(Counter(str(tmp_path / "folder" / "count"), 0, 1, create=True)) as counter:
-        assert list(counter.problems()) == []
+        assert counter.problem() == ""
         shutil.rmtree(tmp_path / "folder")
-        (problem,) = counter.problems()
+        problem = counter.problem()
     assert "count was removed, moved or replaced" in problem
 
 

@@ -39,12 +39,14 @@ class Client:
 
     def __init__(self) -> None:
         self.counted = 0
-        self.server = SimpleNamespace(reply_starts=reply_starts(0), stopping=False)
-        self.handler = SumHandler(("192.0.2.1", 1), self.server, counter=self)
+        self.logged: list[bytes] = []
+        log = {"write_log": self.logged.append, "log_time": b"24/Nov/2026:10:00:00 +0000"}
+        self.server = SimpleNamespace(reply_starts=reply_starts(0), stopping=False, **log)
+        self.handler = SumHandler(("192.0.2.1", 1), self.server, self.count_request)
         self.connection = self.handler.handle()
         self.received, self.ended = next(self.connection), False
 
-    def increment(self) -> None:
+    def count_request(self) -> None:
         self.counted += 1
 
     def send(self, data: bytes) -> bytes:

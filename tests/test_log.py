@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +30,7 @@ from messages import exchange, is_readable, message, post, texts
 from needs import installed, ipv6, linux, posix
 
 import webserver_influx
-from webserver_influx import REPEAT_SECONDS, LoggingHandler, Output
+from webserver_influx import REPEAT_SECONDS, Output, SumHandler, log_line
 
 # --- standard output and error as a shell makes them
 
@@ -100,7 +98,7 @@ def test_to_write_nothing_does_not_prove_that_there_is_room_again(caplog):
     os.close(reader)
     output = Output(writer)
     output.write(b"a line\n")
-    wait_until(lambda: output.lost == 1)
+    wait_until(lambda: output.dropped == 1)
     output.finish(time.monotonic() + PATIENCE_S)  # which wakes the writer with nothing
     os.close(writer)
     assert not caplog.messages
@@ -118,7 +116,10 @@ def test_names_that_the_encoding_lacks_are_told_by_escapes(server, encoding):
     env = {"PYTHONIOENCODING": encoding}
     web = server("--state", "Łukasz-ü.db", env=env)
     last_letter = "ü".encode(encoding.partition(":")[0], "backslashreplace")
-    assert b"; until then they are in \\u0141ukasz-%b.db." % last_letter in (web.folder / "stdout").read_bytes()
+    assert (
+        b"Until InfluxDB has them, they are in \\u0141ukasz-%b.db." % last_letter
+        in (web.folder / "stdout").read_bytes()
+    )
     assert web.get().text == "Sum: 0"
     assert web.stop() == 0
     assert any("points waiting in \\u0141ukasz-" in line for line in web.log()) or os.name == "nt"
@@ -209,8 +210,8 @@ def test_lines_that_are_lost_are_counted_and_told_when_there_is_room(server, ful
 
     def lines() -> int:
         text = full_pipe.read()
-        lost = re.findall(r" WARNING Lost of this log by now, .*: ([\d,]+) lines?$", text, re.MULTILINE)
-        return len(ACCESS_LINE.findall(text)) + int(lost[-1].replace(",", "")) if lost else 0
+        dropped = re.findall(r" WARNING Dropped ([\d,]+) log lines?: ", text)
+        return len(ACCESS_LINE.findall(text)) + sum(int(number.replace(",", "")) for number in dropped)
 
     # Of the other lines, the first, of InfluxDB, may be among the lost.
     wait_until(lambda: rounds * 100 <= lines() <= rounds * 100 + 1, what="each line, written or lost")
@@ -249,28 +250,12 @@ def test_the_thread_that_writes_goes_on_after_a_bug_or_without_memory_and_what_i
     output = Output(2)
     output.file = Failing()
     output.write(b"bad\nbad\n")
-    wait_until(lambda: output.lost == 2)
+    wait_until(lambda: output.dropped == 2)
     output.write(b"good\n")
     output.finish(time.monotonic() + PATIENCE_S)
     assert output.file == [b"good\n"]
     assert output.size == 0
-    assert caplog.messages == ["Lost of this log by now, not read or not to be written: 2 lines"]
-
-
-@pytest.mark.smoke
-def test_where_no_thread_can_be_started_the_end_writes_what_was_told(monkeypatch, at_end):
-    def start(thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    reader, writer = os.pipe()
-    at_end.callback(os.close, reader)
-    monkeypatch.setattr(threading.Thread, "start", start)
-    output = Output(writer)
-    output.write(b"one\n")
-    output.write(b"two\n")
-    output.finish(time.monotonic())
-    os.close(writer)
-    assert os.read(reader, 100) == b"one\ntwo\n"
+    assert caplog.messages == ["Dropped 2 log lines: the output was blocked or broken"]
 
 
 # --- what is told when it stops
@@ -283,7 +268,7 @@ def test_ctrl_c_is_answered_at_once_by_what_it_waits_for(server):
         exchange(client, message("GET /"), until=b"Sum: 0")
         client.sendall(post(b'{"a": 3}')[:-1])
         web.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "\nStops when what has come is answered and " in web.stdout_text(), what="the line")
+        wait_until(lambda: "\nStopping: finishing requests and " in web.stdout_text(), what="the line")
         assert web.running
         client.sendall(b"}")
         assert texts(client.recv(4096)) == ["Sum: 3.0"]
@@ -331,7 +316,7 @@ def test_an_ipv4_client_has_its_own_address_in_the_access_log_and_in_others(serv
     [("::ffff:192.0.2.1", "192.0.2.1"), ("fe80::1%eth0", "fe80::1"), ("2001:db8::1", "2001:db8::1"), ("?", "?")],
 )
 def test_a_client_is_shown_by_the_address_alone(address, shown):
-    assert LoggingHandler((address, 1), None, None).address_string() == shown
+    assert SumHandler((address, 1), None, None).address_string() == shown
 
 
 def test_access_log_does_not_show_one_request_as_another(server):
@@ -357,11 +342,8 @@ def test_access_log_does_not_show_one_request_as_another(server):
     ids=["quotes", "controls", "utf-8", "a bare CR", "nothing", "too long", "too long escaped", "cut elsewhere"],
 )
 def test_access_log_shows_a_request_line_so_that_it_is_read_as_it_was(line, shown):
-    written = io.TextIOWrapper(io.BytesIO())
-    with contextlib.redirect_stderr(written):
-        LoggingHandler(("127.0.0.1", 1), None, None).log_reply(line + b"\r\nHost: x\r\n\r\n", 400, 3)
-    text = written.buffer.getvalue().decode("ascii")
-    assert ACCESS_LINE.fullmatch(text.rstrip("\n"))["request"] == shown
+    text = log_line("127.0.0.1", b"24/Nov/2026:10:00:00 +0000", line + b"\r\nHost: x\r\n\r\n", 400, 3).decode("ascii")
+    assert ACCESS_LINE.fullmatch(text.removesuffix("\n"))["request"] == shown
 
 
 def test_access_log_tells_the_bytes_of_content_that_were_sent(server):

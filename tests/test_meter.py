@@ -37,49 +37,75 @@ def metered(*loads: Load) -> Meter:
 def test_a_meter_tells_the_last_second_the_most_and_all():
     meter = metered(Load(1.0, 10), Load(2.0, 60), Load(1.0, 20))
     assert list(meter.rates) == [10, 30, 20]
-    assert (meter.last.rate, meter.most, meter.most_at, meter.all.requests) == (20, 30, 1, 90)
+    assert (meter.last.rate, meter.peak, meter.peak_at, meter.total.requests) == (20, 30, 1, 90)
 
 
 @pytest.mark.smoke
 def test_the_most_of_each_interval_is_told_once():
     meter = metered(Load(1.0, 10), Load(1.0, 5))
-    assert (meter.take_most(), meter.take_most()) == (10, 0)
+    assert (meter.take_recent_peak(), meter.take_recent_peak()) == (10, 0)
     meter.add(Load(1.0, 7), 2.0)
-    assert (meter.take_most(), meter.most) == (7, 10)
+    assert (meter.take_recent_peak(), meter.peak) == (7, 10)
 
 
 @pytest.mark.smoke
 def test_a_time_too_short_to_tell_a_rate_of_adds_to_all_only():
     meter = metered(Load(1.0, 10), Load(SHORT_SECONDS / 1000, 10), Load(0.0, 1))
-    assert (meter.most, meter.all.requests, len(meter.rates)) == (10, 21, 1)
+    assert (meter.peak, meter.total.requests, len(meter.rates)) == (10, 21, 1)
     assert meter.live_line(0, "", 80)
 
 
 @pytest.mark.smoke
 def test_a_worker_that_takes_the_place_of_another_takes_back_no_cpu_time():
     meter = metered(Load(1.0, 10, cpu=1.5), Load(1.0, 10, cpu=-1.0))
-    assert (meter.all.cpu, meter.last.cpus) == (1.5, 0)
+    assert (meter.total.cpu, meter.last.cpus) == (1.5, 0)
 
 
 @pytest.mark.smoke
 def test_a_process_that_was_suspended_had_a_low_rate_meanwhile():
     meter = metered(*[Load(1.0, 1000)] * 3, Load(60.0, 900))
-    assert (meter.last.rate, meter.most, meter.under_load().seconds) == (15, 1000, 3)
+    assert (meter.last.rate, meter.peak, meter.best.seconds) == (15, 1000, 3)
 
 
 @pytest.mark.smoke
 def test_seconds_at_the_edge_of_a_load_are_not_under_load():
     meter = metered(Load(1.0, 3), Load(1.0, 200), *[Load(1.0, 1000)] * 4, Load(1.0, 100), Load(1.0, 0))
-    assert meter.under_load() == Load(4.0, 4000)
+    assert meter.best == Load(4.0, 4000)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("requests", "best"),
+    [
+        ([100] * 30, Load(10.0, 1000)),
+        ([*[100] * 12, *[150] * 12, *[120] * 12], Load(10.0, 1500)),  # the best ten in a row
+        ([*[100] * 12, 0, *[90] * 3, 40, *[110] * 2], Load(10.0, 1000)),
+        ([*[100] * 12, *[1000] * 4, *[100] * 12], Load(4.0, 4000)),  # half of the peak is another load
+        ([1000, *[600] * 4], Load(5.0, 3400)),
+        ([*[600] * 4, 1000, 400], Load(5.0, 3400)),
+        ([*[400] * 9, 1000, *[400] * 9], Load(1.0, 1000)),
+        ([1000] * 3 + [0] + [1000] * 4 + [0] + [1000] * 2, Load(4.0, 4000)),
+        ([], Load()),
+        ([0, 0], Load()),
+    ],
+)
+def test_the_best_seconds_in_a_row_are_ten_at_most_and_each_at_least_half_of_the_peak(requests, best):
+    assert metered(*(Load(1.0, number) for number in requests)).best == best
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("seconds", [1.0, 1.001, 0.999, 20.0])
-def test_a_single_request_is_summed_up_as_well(seconds):
+def test_a_single_request_is_summed_up_without_a_rate(seconds):
     """A second is never exactly one, so its rate may be below 1."""
-    first, under_load = metered(Load(seconds, 0), Load(seconds, 1, 0.0, math.nan)).summary(1, 1, 1)
-    assert first.startswith("1 request in ")
-    assert under_load.startswith("Under load for ")
+    (line,) = metered(Load(seconds, 0), Load(seconds, 1, 0.0, math.nan)).summary(1, 1, 1)
+    assert re.fullmatch(r"1 request in [\d.]+ s", line)
+
+
+@pytest.mark.smoke
+def test_a_load_of_less_than_three_seconds_has_no_mean_and_no_share_of_a_cpu():
+    """CPU time is published each second, so that of a short load cannot be known."""
+    (line,) = metered(Load(1.0, 0), Load(1.0, 8986, 0.0, 1.0), Load(1.0, 5000, 0.9, 1.0)).summary(1, 1, 1)
+    assert re.fullmatch(r"13,986 requests in 3 s, at most 8,986/s \(at \d\d:\d\d:\d\d\)", line)
 
 
 @pytest.mark.smoke
@@ -133,11 +159,6 @@ SPARE = "The server had CPU to spare: the load or the network was the limit"
 def test_a_verdict_says_what_the_limit_was(cpus, processes, used, idle, words):
     told = verdict(Load(10.0, 1, 10 * used, 10 * idle), cpus, 4, processes)
     assert told.startswith(words) if words else told == ""
-
-
-@pytest.mark.smoke
-def test_a_short_load_has_no_verdict():
-    assert verdict(Load(2.0, 10_000, 2.0, 0.0), 1, 1, 1) == ""
 
 
 # --- the live line
@@ -309,14 +330,13 @@ def test_the_live_line_stands_below_the_log_and_makes_way_for_the_summary(server
         web.raw(message("GET /") * 99 + message("GET /", "Connection: close"))
         figures = r"at most [1-9][\d.,]*/s · 100 in all · 1 open · \d+ % of a CPU · \d+ points? waiting$"
         screen.shows(f"[{BLOCKS}]+  [\\d.,]+/s · {figures}")
-    of_an_interval = " INFO 0 requests in 0.2 s (0/s, at most 0/s); "
+    of_an_interval = " INFO 0 requests in 0.2 s; "
     wait_until(lambda: sum(of_an_interval in line for line in screen.lines()) > 3, what="lines above the live line")
     live = wait_until(screen.live)
     assert [line for line in screen.lines() if LIVE.match(line)] == [live]
     assert web.stop(signal.SIGINT) == 0
     assert not [line for line in screen.lines() if LIVE.match(line)]
     screen.shows(r".* INFO 100 requests in [\d.]+ s, at most [\d.,]+/s \(at \d\d:\d\d:\d\d\)$")
-    screen.shows(r".* INFO Under load for [\d.]+ s: ")
 
 
 @posix

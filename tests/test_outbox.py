@@ -40,7 +40,7 @@ def test_a_point_holds_what_was_counted_since_the_one_before(counter, outbox, si
     points.append(outbox.record(since + 3 * SECOND))
     assert [(point.serial, point.number) for point in points] == [(1, 3), (2, 0), (3, 5)]
     assert outbox.oldest(10) == points
-    assert outbox.newest() == points[-1:]
+    assert outbox.newest() == points[-1]
     assert outbox.pending == 3
 
 
@@ -144,7 +144,7 @@ def test_two_points_at_once_are_in_the_order_in_which_they_were_recorded(counter
 def test_the_point_recorded_last_is_the_newest_though_the_clock_was_set_back(outbox, since):
     outbox.record(since + DAY)
     last = outbox.record(since)
-    assert outbox.newest() == [last]
+    assert outbox.newest() == last
     assert outbox.oldest(2)[-1] == last
 
 
@@ -251,7 +251,7 @@ def test_a_file_of_an_older_version_is_taken_over_with_all_that_waits_in_it(tmp_
         assert sorted(path.name for path in state.parent.iterdir()) == ["state", "state-count"]
     with opened(state, count_file) as (_, outbox):
         assert outbox.recover(60 * SECOND, time_ns()) == 2
-        assert outbox.newest()[0].serial == 8
+        assert outbox.newest().serial == 8
         outbox.requeue_rejected()
         assert [point.serial for point in outbox.oldest(9)] == [*range(1, 9)]
 

@@ -362,7 +362,7 @@ def test_the_server_shows_the_load_as_the_readme_has_it(server, influxd, at_end)
     def shown(line: str) -> list[str]:
         return [one for one in lines() if re.fullmatch(with_any_numbers(line), one)]
 
-    subprocess.run([wrk, "-t1", "-c64", "-d2", web.url], check=True, capture_output=True)
+    subprocess.run([wrk, "-t1", "-c64", "-d5", web.url], check=True, capture_output=True)
     wait_until(lambda: shown(live), what=live)
     wait_until(lambda: shown(minute), what=minute)
     assert web.stop(signal.SIGINT) == 0

@@ -20,7 +20,7 @@ START = [sys.executable, str(PROGRAM), "--bind", "127.0.0.1", "--port", "0", "--
 PROCESSES = "a limit of processes: ulimit -u, or pids.max of a container"
 NO_FILE = "Too many open files (ulimit -n)"
 NO_THREAD = f"can't start new thread ({PROCESSES}; or of memory: ulimit -v)"
-NO_WORKER = f"worker 2 cannot be started: Resource temporarily unavailable ({PROCESSES})"
+NO_WORKER = f"worker 2 cannot serve: Resource temporarily unavailable ({PROCESSES})"
 
 pytestmark = linux
 
@@ -76,8 +76,22 @@ def group(tmp_path):
 
 @pytest.mark.parametrize(
     ("workers", "most", "line"),
-    [("1", 1, NO_THREAD), ("1", 4, NO_THREAD), ("2", 4, NO_WORKER), ("2", 8, NO_THREAD)],
-    ids=["no thread that serves", "no thread that reports", "no worker", "no thread beside a worker"],
+    [
+        ("1", 1, NO_THREAD),
+        ("1", 3, NO_THREAD),
+        ("1", 5, NO_THREAD),
+        ("2", 4, NO_THREAD),
+        ("2", 5, NO_WORKER),
+        ("2", 8, f"worker 2 cannot serve: {NO_THREAD}"),
+    ],
+    ids=[
+        "no thread that writes",
+        "no thread for signals",
+        "no thread that reports",
+        "no thread for a worker",
+        "no worker",
+        "no thread of a worker",
+    ],
 )
 def test_a_container_with_too_few_processes_is_told_of_that_limit(group, workers, most, line):
     (group / "pids.max").write_text(str(most))

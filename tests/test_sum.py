@@ -49,6 +49,9 @@ def query_numbers(query: str) -> list[float]:
         ("a=%2B3&b=+3&c=3+&d=%20-3%0A", [3, 3, 3, -3]),
         ("a=%2&b=%zz&c=%ff&d=4", [4]),
         ("a=%D9%A3", [3]),  # an Arabic three: float() reads it
+        ("a=\u0663&b=4", [3, 4]),
+        ("имя=3&b=4", [3, 4]),
+        ("a=три&b=%D1%82%D1%80%D0%B8&c=4", [4]),
         ("a=0x10&b=1,5&c=1e5", [1e5]),
         ("a=" + "9" * 8000, []),
         ("a=3?b=4", []),
@@ -56,6 +59,13 @@ def query_numbers(query: str) -> list[float]:
 )
 def test_the_numbers_of_a_query_are_found(query, expected):
     assert query_numbers(query) == expected
+
+
+@pytest.mark.parametrize(
+    "query", [b"a=\xff&b=4", b"a=3\xff&b=4", b"\xff=4", b"a=\xd9&b=%D9&c=4&\xd9\xa3=x", b"a=\x85&b=4"]
+)
+def test_what_is_not_utf_8_is_no_number(query):
+    assert numbers(query_values(query)) == [4]
 
 
 def numeric(values: Iterable[str]) -> list[float]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from books import waiting
-from daemons import PATIENCE_S, PROGRAM, Server, clean_environment, free_port, new_folder, run_python, wait_until
+from daemons import PATIENCE_S, PROGRAM, Server, clean_environment, free_port, new_folder, wait_until
 from needs import posix
 from refusals import failure, failure_of, start_error
 
 import webserver_influx
-from webserver_influx import Cell, Counter, Worker, Workers, listen, parse_arguments
+from webserver_influx import Cell, Counter, Workers, listen, parse_arguments
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_a_worker_dies_while_the_programs_file_is_another_and_the_port_is_served
         with open(copy, "w") as file:
             file.write("1 / 0\n")
     kill_worker(web)
-    told(web, "is not the program that runs; restart that" if change == "broken" else "No such file or directory")
+    told(web, "has changed on disk; restart the server" if change == "broken" else "No such file or directory")
     assert all(web.get(f"/?a={number}").text == f"Sum: {number}.0" for number in range(30))
     with open(copy, "wb") as file:
         file.write(good)
@@ -96,14 +98,28 @@ def test_no_worker_counts_in_a_file_that_has_taken_the_place_of_the_counter(serv
     assert sum(number for _, number in waiting(web.state)) == 30
 
 
-def test_a_worker_that_died_has_no_connection_open(open_counter, at_end):
-    counter = open_counter()
-    workers = Workers(listen("127.0.0.1", 0), counter, parse_arguments(["--workers", "2"]))
-    at_end.callback(workers.stop)
-    Cell(counter.words, 2 * Counter.STEP).tell_usage(64, 1.5)
-    assert counter.usage(2) == (64, 1.5)
-    workers.mark_dead(workers.others[0])
-    assert counter.usage(2) == (0, 1.5)
+@pytest.fixture
+def make_workers(open_counter, at_end):
+    """make_workers(number) -> Workers, not started."""
+
+    def make(number: int) -> Workers:
+        options = parse_arguments(["--workers", str(number)])
+        workers = Workers(listen("127.0.0.1", 0), open_counter(), options, threading.Event())
+        at_end.callback(workers.stop)
+        return workers
+
+    return make
+
+
+def test_a_worker_that_died_has_no_connection_open(make_workers, open_counter):
+    workers = make_workers(2)
+    counter = workers.counter
+    connections = counter.column(Counter.CONNECTIONS, 2)
+    Cell(counter.words, 2 * Counter.STEP).publish_usage(64, 1.5)
+    assert list(connections) == [0, 64]
+    workers.mark_dead(2)
+    assert list(connections) == [0, 0]
+    connections.release()
 
 
 IN_A_WORKER = "import os, sys, threading, time\nif '--multiprocessing-fork' in sys.argv:\n    "
@@ -137,107 +153,155 @@ def test_the_program_serves_once_all_its_workers_do(server, tmp_path):
     wait_until(web.answers)
 
 
-def test_a_worker_without_a_word_is_not_waited_for_for_ever(monkeypatch, open_counter):
+def test_a_worker_without_a_status_is_not_waited_for_for_ever(monkeypatch, make_workers):
     monkeypatch.setattr(webserver_influx, "WORKER_SECONDS", 0.0)
     monkeypatch.setattr(webserver_influx, "GRACE_SECONDS", 0.0)
-    options = parse_arguments(["--workers", "3"])
-    workers = Workers(listen("127.0.0.1", 0), open_counter(), options)
-    try:
-        assert start_error(workers.start) == "no word from worker 2, 3 for 0 s"
-    finally:
-        workers.stop()
+    workers = make_workers(3)
+
+    class Silent(Pipe):
+        def recv(self) -> str:
+            workers.stopping.wait()
+            raise EOFError
+
+    workers.spawn = lambda number: (Dead(), Silent(""))
+    assert start_error(workers.start) == "worker 2, 3 did not start within 0 s"
 
 
-def test_the_pauses_between_two_tries_grow_up_to_a_minute(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(webserver_influx, "monotonic", lambda: now)
-    worker = Worker(2)
+class Pipe:
+    """That of a process which has this status, and then ends."""
 
-    def pause() -> float:
-        worker.schedule()
-        return worker.start_at - now
+    def __init__(self, status: str) -> None:
+        self.statuses = [status]
 
-    assert [pause() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
-    worker.serves_since, now = 0.0, 59.0
-    assert pause() == 60
-    now = 60.0
-    assert pause() == 1
+    def recv(self) -> str:
+        if not self.statuses:
+            raise EOFError
+        return self.statuses.pop()
+
+    def close(self) -> None:
+        pass
 
 
-def test_a_worker_that_starts_and_dies_at_once_is_replaced_after_pauses_that_double(monkeypatch, open_counter):
-    def spawn(worker: Worker) -> None:
-        worker.start_at = math.inf
+class Dead:
+    """A process that has ended."""
 
-    workers = Workers(listen("127.0.0.1", 0), open_counter(), parse_arguments(["--workers", "2"]))
-    monkeypatch.setattr(workers, "spawn", spawn)
-    monkeypatch.setattr(webserver_influx, "monotonic", lambda: 0.0)
-    (worker,) = workers.others
-    pauses = []
-    for _ in range(4):
-        worker.schedule()  # it has died
-        pauses.append(worker.start_at)
-        workers.replace(worker)
-    assert pauses == [1, 2, 4, 8]
+    exitcode = -9
+
+    def join(self) -> None:
+        pass
+
+
+class Pauses(threading.Event):
+    """An event for which nobody waits: it is set after so many waits, and remembers how long they were to be."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.seconds = number, []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        if len(self.seconds) == self.number:
+            self.set()
+        return self.is_set()
+
+
+def lives(workers: Workers, pauses: Pauses, spawn) -> None:
+    """Let worker 2 live, without its thread, until it has paused so often."""
+    workers.stopping = pauses
+    workers.spawn = spawn
+    workers.others[0].run()
+
+
+def test_the_pauses_between_two_tries_grow_up_to_a_minute(make_workers, caplog):
+    workers, pauses = make_workers(2), Pauses(9)
+    statuses = iter(["", *["cannot"] * 8])
+    lives(workers, pauses, lambda number: (Dead(), Pipe(next(statuses))))
+    assert pauses.seconds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    died, fails = caplog.messages
+    assert died == "Worker 2 died (exit code -9); another takes its place"
+    assert fails == "Worker 2 cannot be started (cannot); it is tried again and again"
+
+
+def test_a_worker_that_starts_and_dies_at_once_is_replaced_after_pauses_that_double(make_workers):
+    workers, pauses = make_workers(2), Pauses(4)
+    lives(workers, pauses, lambda number: (Dead(), Pipe("")))
+    assert pauses.seconds == [1, 2, 4, 8]
+
+
+def test_a_worker_that_has_served_for_a_minute_is_replaced_after_a_second(make_workers, monkeypatch):
+    workers, pauses, minutes = make_workers(2), Pauses(4), itertools.count()
+    monkeypatch.setattr(webserver_influx, "monotonic", lambda: 60.0 * next(minutes))
+    lives(workers, pauses, lambda number: (Dead(), Pipe("")))
+    assert pauses.seconds == [1, 1, 1, 1]
     monkeypatch.undo()
-    workers.stop()
 
 
-def test_the_threads_of_a_process_stay_as_many_as_they_were_when_the_program_began(monkeypatch, open_counter):
+def test_a_worker_that_cannot_serve_at_the_first_start_is_told_to_who_starts_it_alone(make_workers, caplog):
+    workers, pauses = make_workers(2), Pauses(1)
+    lives(workers, pauses, lambda number: (Dead(), Pipe("no memory")))
+    assert workers.statuses.get() == (2, "no memory")
+    assert pauses.seconds == []
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("odd"), OSError(12, "Cannot allocate memory"), MemoryError()])
+def test_whatever_a_try_raises_the_next_one_replaces_who_died(make_workers, caplog, error):
+    caplog.set_level("INFO")
+    workers, pauses = make_workers(2), Pauses(5)
+    tries = iter([(Dead(), Pipe("")), error, error, (Dead(), Pipe("")), (Dead(), Pipe(""))])
+
+    def spawn(number: int):
+        found = next(tries)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    lives(workers, pauses, spawn)
+    assert sum("cannot be started" in message for message in caplog.messages) == 1
+    assert sum("serves again" in message for message in caplog.messages) == 1
+    assert sum("died" in message for message in caplog.messages) == 3
+
+
+def test_the_threads_of_a_process_stay_as_many_as_they_were_when_the_program_began(monkeypatch, make_workers):
     """For they decide whose a cell is; the CPUs of a container may change."""
     monkeypatch.setattr(sys, "abiflags", "t", raising=False)
     monkeypatch.setattr(webserver_influx, "cpu_count", lambda: 8)
-    options = parse_arguments(["--workers", "2"])
-    assert options.threads == 4
+    workers = make_workers(2)
+    assert workers.options.threads == 4
     monkeypatch.setattr(webserver_influx, "cpu_count", lambda: 2)
-    workers = Workers(listen("127.0.0.1", 0), open_counter(), options)
-    workers.mark_dead(workers.others[0])
+    workers.mark_dead(2)
     assert list(workers.loads) == [0] * 4 + [Workers.DEAD] * 4
-    workers.stop()
-
-
-def test_the_next_round_comes_though_there_is_no_memory_to_log_what_one_raised(monkeypatch, open_counter):
-    def fail(*arguments):
-        rounds.append(1)
-        if len(rounds) == 3:
-            workers.stopping.close()
-        raise MemoryError
-
-    rounds: list[int] = []
-    workers = Workers(listen("127.0.0.1", 0), open_counter(), parse_arguments(["--workers", "2"]))
-    monkeypatch.setattr(webserver_influx, "RESPAWN_SECONDS", 0.0)
-    monkeypatch.setattr(workers, "look_after_others", fail)
-    monkeypatch.setattr(webserver_influx.log, "exception", fail)
-    workers.replace_dead()
-    workers.stop()
-    assert len(rounds) > 2
 
 
 @posix
-def test_whatever_a_round_raises_the_next_one_replaces_who_died(tmp_path):
-    script = """
-        import os, signal, sys, time, webserver_influx
-        from webserver_influx import Workers
+def test_no_process_is_started_once_the_program_stops(make_workers):
+    """A stop that comes while one is being started waits for that, and then ends it."""
+    workers = make_workers(2)
+    spawned = []
+    workers.spawn = lambda number: spawned.append(number) or (Dead(), Pipe(""))
+    workers.stop()
+    workers.others[0].run()
+    assert not spawned
 
-        def meet_bugs(workers, look=Workers.look_after_others, rounds=[]):
-            rounds.append(workers)
-            if len(rounds) < 4:
-                raise ZeroDivisionError
-            look(workers)
 
-        def replaced(workers, start=Workers.start):
-            start(workers)
-            (worker,) = workers.others
-            first = worker.process
-            os.kill(first.pid, signal.SIGKILL)
-            while worker.process is first or worker.serves_since == webserver_influx.inf:
-                time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGTERM)
+@posix
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.2, 0.35, 0.5])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_the_start_ends_the_program_in_good_order(server, signum, seconds):
+    web = server("--workers", "4", start=False)
+    web.launch()
+    wait_until(lambda: web._command and (web.folder / "math_server.db-count").exists())
+    time.sleep(seconds)
+    web.process.send_signal(signum)
+    assert web.wait() == 0
+    assert "Traceback" not in web.stderr_text()
 
-        Workers.look_after_others, Workers.start = meet_bugs, replaced
-        webserver_influx.RESPAWN_SECONDS = 0.05
-        sys.exit(webserver_influx.main(sys.argv[1:]))
-    """
-    options = ["--port", 0, "--workers", 2, "--state", tmp_path / "state", "--influx", "influxdb://127.0.0.1:9"]
-    ended = run_python(script, *options)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("Traceback") == 1  # though the bug was met three times
+
+@posix
+def test_many_workers_serve(server):
+    """More than the 62 for which Windows waits in one call."""
+    web = server("--workers", "64", start=False)
+    web.launch()
+    wait_until(web.answers, timeout=100)
+    assert len(web.workers()) == 63
+    assert web.stop() == 0
