@@ -660,8 +660,14 @@ def numeric_values(document: tuple[tuple[str, Any], ...]) -> list[Any]:
 
 def sum_text(values: list[Any]) -> str:
     """Return the answer for numbers and texts: `Sum: 6.0`, or `Sum: 0` if none of them is a number."""
-    found = numbers(values)
-    return f"Sum: {exact_sum(found)!r}" if found else "Sum: 0"
+    try:
+        total = fsum(map(float, values))  # as if all were numbers, which they nearly always are
+    except (ValueError, OverflowError):
+        total = inf
+    if not isfinite(total):
+        values = numbers(values)
+        total = exact_sum(values)
+    return f"Sum: {total!r}" if values else "Sum: 0"
 
 
 def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
@@ -2061,7 +2067,7 @@ class Connection:
         thread, handler, receive, send = self.thread, self.handler, self.sock.recv, self.sock.send
         conversation = handler.handle()
         next(conversation)
-        answer, has_replies = conversation.send, thread.replying.append
+        answer, has_replies, timeouts = conversation.send, thread.replying.append, thread.timeouts
         awaits, size = REQUEST, LIGHT_BYTES
         try:
             while True:
@@ -2076,16 +2082,16 @@ class Connection:
                         if (sent := send(replies)) < len(replies):
                             yield from self.send_rest(replies[sent:])
                         awaits = handler.awaits
-                        self.deadline = thread.now + thread.timeouts[awaits]
+                        self.deadline = thread.now + timeouts[awaits]
                     elif handler.awaits is not awaits:
                         awaits = handler.awaits
-                        self.deadline = thread.now + thread.timeouts[awaits]
-                    may_have_more = len(data) == size
-                    data = replies = b""  # so that no idle connection keeps them
-                    if awaits is TURN or may_have_more:
+                        self.deadline = thread.now + timeouts[awaits]
+                    if awaits is TURN or len(data) == size:
+                        data = replies = b""
                         yield from self.wait_for_turn(is_first=awaits is TURN)
                         size = TURN_BYTES
                         continue
+                    data = replies = b""  # so that no idle connection keeps them
                     size = LIGHT_BYTES
                 if self.event != READ:
                     self.watch(READ)
@@ -2391,7 +2397,8 @@ class ServingThread(threading.Thread):
             self.next_check = min(self.next_check, self.now + self.STOP_CHECK_SECONDS)
             self.survive(self.serve)
             left = grace_end - self.now
-            self.timeouts = {REQUEST: 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf, LINGER: LAST_WORDS_SECONDS}
+            self.timeouts.update({REQUEST: 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf})
+            self.timeouts[LINGER] = LAST_WORDS_SECONDS
             for connection in self.connections.values():
                 connection.deadline = min(connection.deadline, self.deadline(connection.awaits))
             self.survive(self.end_overdue)
