@@ -46,7 +46,7 @@ def test_a_counter_that_is_still_looked_into_closes_its_file(tmp_path):
     counter = Counter(str(tmp_path / "count"), 0, 1, create=True)
     loads = counter.column(Counter.LOAD, 1)
     counter.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
+    with pytest.raises(OSError, match=r"Bad file descriptor|handle"):
         os.fstat(counter.file)
     loads.release()
 

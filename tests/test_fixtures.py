@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import random
 import re
 import signal
@@ -138,7 +139,7 @@ def test_no_process_outlives_a_pytest_that_is_killed():
 def test_the_server_starts_answers_and_stops_without_a_word_on_errors(server):
     web = server()
     assert web.get("/?a=3&b=3").text == "Sum: 6.0"
-    assert web.stop() == 0
+    assert web.stop() == 0 or os.name == "nt"  # which has no way to ask
 
 
 @pytest.mark.smoke

@@ -233,7 +233,7 @@ def test_what_a_kill_left_while_the_clock_was_ahead_is_in_the_present(counter, o
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_file_of_an_older_version_is_taken_over_with_all_that_waits_in_it(tmp_path, version):
     state, count_file = older_state(tmp_path, version)
-    copy = shutil.copytree(state.parent, tmp_path / "copy") / "state"
+    copy, _ = older_state(tmp_path / "copy", version)
     waited = ask(copy, "SELECT time, requests_number FROM requests ORDER BY time")
     refused = ask(copy, "SELECT time, requests_number, reason FROM rejected ORDER BY time")
     assert [number for _, number in waited] == [5, 5, 0]
