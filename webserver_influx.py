@@ -53,6 +53,9 @@ from time import localtime, monotonic, process_time, sleep, strftime, time, time
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
+if sys.version_info < (3, 9):  # noqa: UP036 - it cannot read the annotations below
+    sys.exit(f"webserver_influx.py needs Python 3.9 or later; this is {sys.version.split()[0]}")
+
 __version__ = "1.0.0"
 
 log = logging.getLogger("webserver_influx")
@@ -1109,9 +1112,12 @@ class Counter:
         works, and so all clients waiting; on Windows it does not reach the disk.
         """
         if self.file >= 0:
-            if sys.platform != "linux":
-                self.map.flush()
-            os.fsync(self.file)
+            try:
+                if sys.platform != "linux":
+                    self.map.flush()
+                os.fsync(self.file)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, self.path) from error
 
     def close(self) -> None:
         self.words.release()
@@ -1145,7 +1151,7 @@ class Cell:
 class Point(NamedTuple):
     """The number of requests in an interval, as the outbox stores it."""
 
-    serial: int  # of the points that this server has recorded, from 1; the order in which they are sent
+    serial: int  # one more than that of the point recorded before; points are sent in this order
     time: int  # nanoseconds since 1970
     number: int  # of requests
 
@@ -1156,7 +1162,7 @@ class Outbox:
     requests   the points that wait, each until InfluxDB has acknowledged it
     rejected   the points that InfluxDB rejects while it takes others, and the reason
     state      one row: the counter's UUID, how many of its requests are already in points, the time (ns) since which
-               the others were counted, and the number of points recorded so far
+               the others were counted, and the serial number of the point recorded last
 
     One transaction stores a point, the total reported and the point's serial number, so no kill can separate them.
     `journal_mode=DELETE` needs no second file while nobody writes. `synchronous=EXTRA` syncs each commit, and the
@@ -1170,7 +1176,7 @@ class Outbox:
         CREATE TABLE rejected (time INTEGER NOT NULL, requests_number INTEGER NOT NULL, reason TEXT NOT NULL,
             serial INTEGER PRIMARY KEY);
         CREATE TABLE state (counter BLOB NOT NULL, reported INTEGER NOT NULL, since INTEGER NOT NULL,
-            points INTEGER NOT NULL);
+            serial INTEGER NOT NULL);
         PRAGMA application_id = {APPLICATION_ID};
         PRAGMA user_version = {VERSION};
     """
@@ -1262,13 +1268,14 @@ class Outbox:
         self.ask(f"PRAGMA busy_timeout = {round(LOCKED_SECONDS * 1000)}")
         if self.is_new:
             self.database.executescript(f"BEGIN IMMEDIATE; {self.TABLES}")
-            self.ask("INSERT INTO state VALUES (?, 0, ?, 0)", counter.identity, time_ns())
+            serial = int.from_bytes(counter.identity, "big") % SECOND  # random: other files' points have other times
+            self.ask("INSERT INTO state VALUES (?, 0, ?, ?)", counter.identity, time_ns(), serial)
             self.database.commit()
         elif self.version() < self.VERSION:
             self.database.executescript(self.UPGRADE)
-        self.pending = self.ask("SELECT count(*) FROM requests")[0][0]
         if self.path != ":memory:":
             self.opened = os.stat(self.path)
+        self.count_pending()
 
     def version(self) -> int:
         """Return the version of the schema."""
@@ -1278,21 +1285,33 @@ class Outbox:
         """Return the counter's UUID, the total reported, and the time (ns) since which the rest was counted."""
         return self.ask("SELECT counter, reported, since FROM state")[0]
 
-    def record(self, now: int) -> Point:
-        """Store a point, at the time now (ns), for all requests that are not yet in a point; return it."""
+    def count_pending(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.pending = self.ask("SELECT count(*) FROM requests")[0][0]
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Change the file, wholly or not at all. Raises OSError, sqlite3.Error."""
         with self.lock:
             if self.opened and not is_same_file(self.path, self.opened):  # which SQLite calls read-only
                 raise OSError(errno.ENOENT, "it was removed, moved or replaced")
+            try:
+                with self.database:
+                    yield
+            finally:  # in any case: a commit that fails may have taken effect
+                self.count_pending()
+
+    def record(self, now: int) -> Point:
+        """Store a point, at the time now (ns), for all requests that are not yet in a point; return it."""
+        with self.transaction():
             total = self.counter.total()
             self.counter.flush()  # first, so that after a power failure the counter is never behind `reported`
-            ((reported, points),) = self.ask("SELECT reported, points FROM state")
+            ((reported, serial),) = self.ask("SELECT reported, serial FROM state")
             if total < reported:
                 raise OSError(errno.EIO, "it was overwritten: it counts less than its points", self.counter.path)
-            point = Point(points + 1, point_time(now, points + 1), total - reported)
-            with self.database:
-                self.ask("INSERT INTO requests (serial, time, requests_number) VALUES (?, ?, ?)", *point)
-                self.ask("UPDATE state SET reported = ?, since = ?, points = ?", total, now, point.serial)
-            self.pending += 1
+            point = Point(serial + 1, point_time(now, serial + 1), total - reported)
+            self.ask("INSERT INTO requests (serial, time, requests_number) VALUES (?, ?, ?)", *point)
+            self.ask("UPDATE state SET reported = ?, since = ?, serial = ?", total, now, point.serial)
             return point
 
     def recover(self, interval: int, now: int) -> int:
@@ -1305,7 +1324,7 @@ class Outbox:
             left = self.counter.total() - int(reported)
             if left:
                 self.record(min(since + interval, now))
-            with self.database:
+            with self.transaction():
                 self.ask("UPDATE state SET since = ?", now)
             return left
 
@@ -1324,27 +1343,25 @@ class Outbox:
 
     def remove(self, points: list[Point]) -> int:
         """Delete points that InfluxDB has acknowledged; return how many of them waited."""
+        with self.transaction():
+            return self.delete(points)
+
+    def delete(self, points: list[Point]) -> int:
         serials = [(point.serial,) for point in points]
-        with self.lock:
-            with self.database:
-                removed = int(self.database.executemany("DELETE FROM requests WHERE serial = ?", serials).rowcount)
-            self.pending -= removed
-            return removed
+        return int(self.database.executemany("DELETE FROM requests WHERE serial = ?", serials).rowcount)
 
     def move_to_rejected(self, points: list[Point], reason: str) -> None:
         """Move points to the table `rejected`."""
-        with self.lock, self.database:
+        with self.transaction():
             insert = "INSERT INTO rejected (serial, time, requests_number, reason) VALUES (?, ?, ?, ?)"
             self.database.executemany(insert, [(*point, reason) for point in points])
-            self.remove(points)  # commits both
+            self.delete(points)
 
     def requeue_rejected(self) -> None:
         """Let rejected points wait again: the cause may be mended; if not, they are rejected again."""
-        with self.lock:
-            with self.database:
-                self.ask("INSERT INTO requests SELECT time, requests_number, serial FROM rejected")
-                requeued = self.database.execute("DELETE FROM rejected").rowcount
-            self.pending += requeued
+        with self.transaction():
+            self.ask("INSERT INTO requests SELECT time, requests_number, serial FROM rejected")
+            self.ask("DELETE FROM rejected")
 
     def close(self) -> None:
         """Close the file; but not while the disk keeps another thread waiting, for which the end does not wait."""
@@ -1653,8 +1670,13 @@ def words_in(content: bytes) -> str:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """Return the error that this one began with, which has the message of the system or of the other side."""
+    """Return the error that this one began with, which has the message of the system or of the other side.
+
+    An earlier answer of InfluxDB, to which the exchange that failed was the reaction, is no such error.
+    """
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        if isinstance(inner, UnavailableError):
+            break
         error = inner
     return error
 
@@ -1712,7 +1734,8 @@ class Courier(threading.Thread):
         self.wakeup, self.ending = threading.Event(), threading.Event()
         self.taken = 0  # points that InfluxDB has taken in this run
         self.newest_taken = Point(0, 0, 0)
-        self.rejected = 0  # points, in the last delivery
+        self.rejected = 0  # points, in this run
+        self.rejected_before = 0  # those of them that the log tells of
         self.troubles, self.rejections = Once(), Once()
 
     @property
@@ -1724,7 +1747,7 @@ class Courier(threading.Thread):
             return "InfluxDB takes no points"
         if not self.taken:
             return "no point sent yet"
-        return "InfluxDB rejects points" if self.rejected else "InfluxDB takes points"
+        return f"{counted(self.rejected, 'point')} rejected" if self.rejected else "InfluxDB takes points"
 
     def hand_over(self, interval: Optional[Interval]) -> None:
         """Have the points delivered, and this interval logged, if there is one. Earlier ones are logged now."""
@@ -1741,9 +1764,10 @@ class Courier(threading.Thread):
     def run(self) -> None:
         pause = 0.0
         while not self.ending.is_set():
-            pause = self.round(pause)
-            self.wakeup.wait(pause or None)
-            self.wakeup.clear()
+            with contextlib.suppress(MemoryError):  # of which even waiting needs some
+                pause = self.round(pause)
+                self.wakeup.wait(pause or None)
+                self.wakeup.clear()
         self.round(pause, is_last=True)
 
     def round(self, pause: float, is_last: bool = False) -> float:
@@ -1774,7 +1798,6 @@ class Courier(threading.Thread):
 
     def deliver(self) -> None:
         """Send the points that wait, in order, until none does. Raises UnavailableError, sqlite3.Error."""
-        self.rejected = 0
         if not (self.taken or self.outbox.pending):  # so that a person learns at once whether InfluxDB is there
             self.influxdb.check_reachable()
         while points := self.outbox.oldest(BATCH_POINTS):
@@ -1839,8 +1862,8 @@ class Courier(threading.Thread):
             fate = f"points waiting in {place}: {pending}"
             if is_last and self.outbox.path == ":memory:":
                 level, fate = logging.WARNING, f"points lost, as they were in memory only: {pending}"
-        elif self.rejected:
-            fate = f"points that InfluxDB rejected: {self.rejected}"
+        elif self.rejected > self.rejected_before:
+            fate = f"points that InfluxDB rejected: {self.rejected - self.rejected_before}"
         for _ in range(number):
             try:
                 interval = self.intervals.popleft()
@@ -1848,6 +1871,8 @@ class Courier(threading.Thread):
                 return  # another thread has logged it
             if is_last or not self.quiet:
                 log.log(level, "%s; %s", interval, fate)
+                if not pending:
+                    self.rejected_before = self.rejected
 
 
 class Reporter(threading.Thread):
@@ -1866,33 +1891,37 @@ class Reporter(threading.Thread):
         self.retry_end = inf  # at the end, until when a recording that fails is tried again, in monotonic seconds
         self.last: Optional[Interval] = None  # the last, partial interval, once it is recorded
         self.began = monotonic()  # the interval
+        self.due = self.began + interval  # when it is over
         self.clock_offset = time_ns() / 1e9 - self.began  # of the system's clock to the monotonic one, in seconds
         self.troubles, self.problems = Once(), Once()
 
     def run(self) -> None:
-        due = monotonic() + self.interval
-        while not self.stopping.wait(due - monotonic()):
-            missed = max(0.0, monotonic() - due) // self.interval
-            due += self.interval * (1 + missed)  # on the old schedule, without the intervals that were missed
-            if interval := self.record():
-                self.courier.hand_over(interval)
+        while not self.stopping.is_set():
+            with contextlib.suppress(MemoryError):  # of which even waiting needs some
+                self.report()
         while not (last := self.record()) and monotonic() < self.retry_end:
             sleep(PAUSE_SECONDS)
         self.last = last
 
-    def stop(self, end: float) -> None:
-        """Record the last, partial interval, for which half of the time is left, and let the courier deliver until end.
+    def report(self) -> None:
+        """Wait until the interval is over, record it, and hand it over."""
+        if self.stopping.wait(self.due - monotonic()):
+            return
+        missed = max(0.0, monotonic() - self.due) // self.interval
+        self.due += self.interval * (1 + missed)  # on the old schedule, without the intervals that were missed
+        if interval := self.record():
+            self.courier.hand_over(interval)
 
-        end is in monotonic seconds.
-        """
+    def stop(self, end: float) -> None:
+        """Record the last, partial interval, and let the courier deliver it; return at end (monotonic seconds)."""
         if not self.ident:  # the start has failed
             return
         self.retry_end = (monotonic() + end) / 2
         self.stopping.set()
-        self.join(max(0.0, self.retry_end - monotonic()) + PAUSE_SECONDS)
-        if not self.last:
-            log.warning("The last point could not be recorded")
+        self.join(max(0.0, end - monotonic()))
         self.courier.stop(self.last, end)
+        if not self.last:
+            log.warning("The last point could not be recorded in time")
 
     def record(self) -> Optional[Interval]:
         """Record a point; return its interval, or None if that failed."""

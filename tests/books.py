@@ -57,5 +57,5 @@ def add_waiting(state: Path, points: list[tuple[int, int]]) -> None:
     """Add points to the state file of a server that does not run, as if it had recorded them, in this order."""
     with contextlib.closing(sqlite3.connect(state)) as database, database:
         for point in points:
-            database.execute("UPDATE state SET points = points + 1")
-            database.execute("INSERT INTO requests SELECT ?, ?, points FROM state", point)
+            database.execute("UPDATE state SET serial = serial + 1")
+            database.execute("INSERT INTO requests SELECT ?, ?, serial FROM state", point)

@@ -184,6 +184,8 @@ def counter(open_counter):
 def outbox(tmp_path, counter, at_end):
     outbox = at_end.enter_context(contextlib.closing(Outbox(str(tmp_path / "state"))))
     outbox.attach(counter)
+    with outbox.database:
+        outbox.database.execute("UPDATE state SET serial = 0")  # a new file begins anywhere
     return outbox
 
 

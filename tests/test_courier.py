@@ -16,7 +16,7 @@ from daemons import wait_until
 from states import opened
 
 import webserver_influx
-from webserver_influx import Courier, Interval, Point, RefusedError, UnavailableError
+from webserver_influx import Courier, Interval, Point, RefusedError, UnavailableError, counted
 
 WELL = "All is well again: InfluxDB takes points"
 
@@ -92,13 +92,13 @@ def rounds(outbox, influxdb) -> Rounds:
 
 def record_many(outbox, number: int) -> None:
     """Many points at once, of a request each."""
-    outbox.pending += number
     with outbox.database:
         outbox.database.executemany(
-            "INSERT INTO requests SELECT since + ?, 1, points + ? FROM state",
+            "INSERT INTO requests SELECT since + ?, 1, serial + ? FROM state",
             [(step, step) for step in range(1, number + 1)],
         )
-        outbox.database.execute("UPDATE state SET points = points + ?", (number,))
+        outbox.database.execute("UPDATE state SET serial = serial + ?", (number,))
+    outbox.count_pending()
 
 
 def rejected_in(outbox) -> list[tuple[int, str]]:
@@ -424,6 +424,25 @@ def test_points_that_influxdb_rejected_are_not_said_to_be_delivered(counter, rou
         "points that InfluxDB rejected: 1",
         "delivered to InfluxDB",
     ]
+
+
+@pytest.mark.smoke
+def test_a_point_that_is_rejected_is_in_the_log_even_if_its_delivery_logs_no_interval(outbox, rounds, influxdb, caplog):
+    """As when the next interval ends meanwhile."""
+    caplog.set_level(logging.INFO)
+    influxdb.at_fault = lambda point: point.serial % 3 == 1
+    rounds.a_round()
+    for expected in (1, 2):
+        for _ in range(2):
+            point = outbox.record(time_ns())
+            rounds.courier.hand_over(Interval(point.number, 60.0, 0.0))
+            rounds.courier.round(0.0)  # without a look at the log: another interval waits
+        rounds.deliver()
+        fates = [message.rpartition("; ")[2] for message in caplog.messages if "requests in" in message]
+        assert "points that InfluxDB rejected: 1" in fates
+        assert len(rejected_in(outbox)) == expected
+        assert rounds.courier.status == counted(expected, "point") + " rejected"
+        caplog.clear()
 
 
 @pytest.mark.smoke

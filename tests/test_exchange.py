@@ -258,6 +258,13 @@ def test_where_a_missing_database_cannot_be_made_the_answer_to_the_write_is_told
     assert asked(server) == ["write", "query", "write"]
 
 
+def test_the_cause_is_what_happened_to_the_second_write_and_not_the_answer_to_the_first(stranger):
+    server = stranger(answers([MISSING, b""]))  # and hangs up
+    text = str(unavailable(influxdb_at(server.port).write, [POINT]))
+    assert asked(server) == ["write", "query", "write"]
+    assert text.endswith(" cannot be reached: Remote end closed connection without response")
+
+
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_whatever_creates_no_database_gets_the_points_and_no_warning_is_logged(server, stranger, refusal):
     """A bucket of InfluxDB 2 is the database, a token the password of any user."""

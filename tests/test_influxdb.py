@@ -61,9 +61,8 @@ def test_a_point_is_exactly_what_the_documentation_says(server, influx):
     assert influx.query("SHOW MEASUREMENTS") == [{"name": "requests"}]
     assert influx.query("SHOW TAG KEYS") == [{"tagKey": "request"}]
     assert influx.query("SHOW FIELD KEYS") == [{"fieldKey": "requests_number", "fieldType": "integer"}]
-    assert [time % SECOND for time in times_of(points)] == [
-        serial * MILLISECOND for serial in range(1, len(points) + 1)
-    ]
+    serials = [time // MILLISECOND % 1000 + time % MILLISECOND * 1000 for time in times_of(points)]
+    assert serials == [*range(serials[0], serials[0] + len(points))]
 
 
 def test_the_influx_command_shows_the_row(server, influx):
@@ -595,6 +594,10 @@ def test_a_point_that_cannot_be_parsed_is_set_aside_and_no_other(stopped, influx
 
 def test_what_was_rejected_is_offered_again_at_each_start(stopped, influx):
     """It is rejected again; or taken, when the cause has been mended, under the tags of today."""
+
+    def times_rejected() -> int:
+        return sum("rejects points" in warning for warning in warnings_of(stopped))
+
     old = time.time_ns() - 60 * DAY
     assert influx.write(f"requests,request=GETs_per_minute requests_number=1.5 {old}")[0] == 204
     add_waiting(stopped.state, [(old + 1, 11), (old + 2, 12)])
@@ -602,14 +605,14 @@ def test_what_was_rejected_is_offered_again_at_each_start(stopped, influx):
         stopped.start()
         wait_until(lambda: not waiting(stopped.state) and len(rejected(stopped.state)) == 2)
         assert stopped.stop() == 0
-    assert len(warnings_of(stopped)) == 3  # the first time, before there was a newer point, InfluxDB took none at all
+    assert times_rejected() == 2
     influx.query("DROP MEASUREMENT requests")
     stopped.start()
     wait_until(lambda: influx.total() == 23)
     wait_until(lambda: not waiting(stopped.state))
     assert stopped.stop() == 0
     assert rejected(stopped.state) == []
-    assert len(warnings_of(stopped)) == 3
+    assert times_rejected() == 2
 
 
 def test_a_batch_that_is_too_large_is_split(server, influxd):
@@ -637,11 +640,11 @@ def make_a_year_wait(web: Server) -> None:
     first = time.time_ns() - (YEAR + 5) * 60 * SECOND
     statement = """
         WITH RECURSIVE minutes(minute) AS (SELECT 0 UNION ALL SELECT minute + 1 FROM minutes WHERE minute + 1 < ?)
-        INSERT INTO requests SELECT ? + minute * 60000000000, 1, points + 1 + minute FROM minutes, state
+        INSERT INTO requests SELECT ? + minute * 60000000000, 1, serial + 1 + minute FROM minutes, state
     """
     with contextlib.closing(sqlite3.connect(web.state)) as database, database:
         database.execute(statement, (YEAR, first))
-        database.execute("UPDATE state SET points = points + ?", (YEAR,))
+        database.execute("UPDATE state SET serial = serial + ?", (YEAR,))
 
 
 def test_a_backlog_of_a_year_drains_and_holds_up_neither_requests_nor_points(server, influx):

@@ -63,6 +63,48 @@ def test_the_points_are_in_one_file(tmp_path, counter, outbox, since):
 
 
 @pytest.mark.smoke
+def test_the_points_of_two_files_do_not_have_the_same_times(tmp_path, since):
+    """As those of two runs with --state :memory: in the same second, of which InfluxDB would keep one."""
+    times = set()
+    for number in range(20):
+        with opened(tmp_path / f"state {number}", tmp_path / f"count {number}") as (_, outbox):
+            times |= {outbox.record(since).time for _ in range(3)}
+    assert len(times) == 60
+    assert {time // SECOND for time in times} == {since // SECOND}
+
+
+class Doubtful:
+    """A database whose commit takes effect, and fails all the same: at the sync of the folder."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self.database = database
+
+    def __getattr__(self, name: str):
+        return getattr(self.database, name)
+
+    def __enter__(self) -> None:
+        self.database.__enter__()
+
+    def __exit__(self, *error) -> None:
+        self.database.__exit__(*error)
+        raise sqlite3.OperationalError("disk I/O error")
+
+
+@pytest.mark.smoke
+def test_what_waits_is_known_even_after_a_commit_that_fails_and_yet_took_effect(counter, outbox, since):
+    count(counter, 3)
+    database, outbox.database = outbox.database, Doubtful(outbox.database)
+    with pytest.raises(sqlite3.OperationalError):
+        outbox.record(since + SECOND)
+    assert outbox.pending == 1
+    with pytest.raises(sqlite3.OperationalError):
+        outbox.remove(outbox.oldest(1))
+    assert outbox.pending == 0
+    outbox.database = database
+    assert outbox.record(since + 2 * SECOND).number == 0
+
+
+@pytest.mark.smoke
 def test_only_the_points_named_are_removed(outbox, since):
     for step in range(1, 6):
         outbox.record(since + step * SECOND)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import sqlite3
 import threading
+import time
 from time import monotonic
 
 import pytest
@@ -91,14 +93,15 @@ def test_a_locked_database_is_one_log_line(tmp_path, counter, outbox, reporter, 
 
 @pytest.mark.smoke
 def test_a_disk_that_fails_is_told_in_the_system_s_words(outbox, reporter, caplog, monkeypatch):
-    def flush():
+    def fsync(_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(outbox.counter, "flush", flush)
+    monkeypatch.setattr(os, "fsync", fsync)
     for _ in range(3):
         assert reporter.record() is None
     (line,) = warnings_in(caplog)
-    assert line == f"No point can be recorded: {outbox.path}: Input/output error; requests are still counted"
+    path = outbox.counter.path
+    assert line == f"No point can be recorded: {path}: Input/output error; requests are still counted"
 
 
 @pytest.mark.smoke
@@ -116,7 +119,7 @@ def test_an_end_at_which_nothing_can_be_recorded_says_so_and_ends_the_courier(
     assert courier.has_ended
     locked, last = warnings_in(caplog)
     assert "database is locked" in locked
-    assert last == "The last point could not be recorded"
+    assert last == "The last point could not be recorded in time"
 
 
 @pytest.mark.smoke
@@ -131,9 +134,39 @@ def test_an_end_at_which_the_disk_does_not_answer_is_no_later(outbox, reporter, 
     begin = monotonic()
     reporter.stop(begin + 1)
     assert courier.has_ended
-    assert warnings_in(caplog) == ["The last point could not be recorded"]
+    assert warnings_in(caplog) == ["The last point could not be recorded in time"]
     thawed.set()
     reporter.join()
+
+
+@pytest.mark.smoke
+def test_an_end_waits_for_a_slow_disk_as_long_as_it_may(outbox, reporter, courier, caplog, monkeypatch):
+    """Longer than half of its time, in which a recording that fails is tried again."""
+
+    def record(now):
+        time.sleep(0.7)
+        return Point(1, now, 5)
+
+    monkeypatch.setattr(outbox, "record", record)
+    reporter.start()
+    reporter.stop(monotonic() + 1)
+    assert [interval.requests for interval in courier.intervals] == [5]
+    assert not warnings_in(caplog)
+
+
+@pytest.mark.smoke
+def test_the_reporter_outlives_a_lack_of_memory_while_it_hands_an_interval_on(outbox, courier, monkeypatch):
+    def hand_over(interval):
+        calls.append(interval)
+        if len(calls) == 1:
+            raise MemoryError
+
+    calls: list[Interval] = []
+    monkeypatch.setattr(courier, "hand_over", hand_over)
+    reporter = Reporter(outbox, courier, 0.01)
+    reporter.start()
+    wait_until(lambda: len(calls) > 2)
+    reporter.stop(monotonic() + 1)
 
 
 @pytest.mark.smoke
@@ -210,6 +243,9 @@ class Clock:
     def wait(self, seconds: float) -> bool:
         self.now += max(0.0, seconds)
         self.rounds -= 1
+        return self.is_set()
+
+    def is_set(self) -> bool:
         return self.rounds < 0
 
 

@@ -123,7 +123,7 @@ def test_what_could_not_be_recorded_at_an_orderly_end_is_in_a_point_of_the_next_
     for _ in range(3):
         web.get()
     assert web.stop() == 0
-    assert "The last point could not be recorded\n" in web.stderr_text()
+    assert "The last point could not be recorded in time\n" in web.stderr_text()
     assert web.log()[-2].endswith(" INFO 3 requests in 0.01 s") or " 3 requests in " in web.stderr_text()
     web.start()
     assert " INFO The last run ended before it could record 3 requests; they are in a point now\n" in web.stderr_text()
@@ -344,7 +344,7 @@ def test_a_state_file_that_is_moved_or_replaced_is_told_in_one_line_and_no_count
     opened_file = web.state.with_name("opened")
     os.link(web.state, opened_file)
     change(web.state)
-    wait_until(lambda: "it was removed, moved or replaced" in web.stderr_text())
+    wait_until(lambda: "No point can be recorded: " in web.stderr_text())
     web.get()
     web.get()
     points = len(influx.points())
@@ -385,7 +385,7 @@ def test_a_state_file_that_was_removed_is_missed_at_the_next_start(server):
     web.state.unlink()
     assert web.stop() == 0
     assert "math_server.db: it was removed, moved or replaced; requests are still counted\n" in web.stderr_text()
-    assert "The last point could not be recorded\n" in web.stderr_text()
+    assert "The last point could not be recorded in time\n" in web.stderr_text()
     line = failure("--port", "0", "--state", str(web.state))
     assert line == f"{web.state} is missing or empty, but {web.state}-count exists; restore that, or move this away"
     assert counted(web.state) == 1

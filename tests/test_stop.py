@@ -308,7 +308,7 @@ def test_a_state_file_that_another_program_has_locked_holds_up_the_end_less_than
         assert web.stop() == 0
         assert time.monotonic() - begin < 10
     assert "All is well again" not in web.stderr_text()
-    assert web.stderr_text().count("The last point could not be recorded\n") == 1
+    assert web.stderr_text().count("The last point could not be recorded in time\n") == 1
     assert not web.reports()
     web.start()
     assert web.stop() == 0
