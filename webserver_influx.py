@@ -116,7 +116,7 @@ LOCKED_SECONDS = 1.0  # for another program to let go of the state file
 SECOND, MILLISECOND = 1_000_000_000, 1_000_000  # in nanoseconds, the unit of a point's time
 PROBE_BYTES = 64 * 1024  # to be written to a file that nobody sees, to learn why SQLite could not write
 CELLS = 255  # of the counter file, one for each serving thread of every worker
-WORKER_SECONDS = 10.0  # at a start, for one more of the workers to serve
+WORKER_SECONDS = 10.0  # at startup, time-out for the next worker to serve; one second more for each that is starting
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
 RESPAWN_LONGEST_SECONDS = 60.0  # so long, which is also the longest pause
 
@@ -2640,12 +2640,13 @@ class Workers:
         for worker in self.others:
             start_thread(worker)
         starting = {worker.number for worker in self.others}
+        timeout = WORKER_SECONDS + len(starting)  # they start at the same time, and share the CPUs
         while starting and not self.stopping.is_set():
             try:
-                number, why_not = self.statuses.get(timeout=WORKER_SECONDS)
+                number, why_not = self.statuses.get(timeout=timeout)
             except Empty:
                 numbers = ", ".join(map(str, sorted(starting)))
-                raise StartError(f"worker {numbers} did not start within {WORKER_SECONDS:.0f} s") from None
+                raise StartError(f"worker {numbers} did not start within {timeout:.0f} s") from None
             if why_not and not self.stopping.is_set():
                 raise StartError(f"worker {number} cannot serve: {why_not}")
             starting.discard(number)

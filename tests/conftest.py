@@ -42,6 +42,13 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_I
     signal.signal(signal.SIGHUP, lambda *_: None)
 
 
+@pytest.fixture(autouse=True)
+def measured(request, monkeypatch):
+    """A process that may write no file cannot write its coverage, and each lock of it may take libfaketime 20 s."""
+    if request.node.get_closest_marker("unmeasured"):
+        monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+
+
 @pytest.fixture(scope="session")
 def closed_port():
     """A port that refuses every connection for as long as the tests run."""

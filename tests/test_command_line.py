@@ -20,11 +20,13 @@ import pytest
 from daemons import (
     PASSWORD,
     PATIENCE_S,
+    PROGRAM,
     REPORT_LINE,
     Server,
     free_port,
     reset_at_close,
     run_program,
+    run_python,
     wait_until,
 )
 from needs import ipv6, linux
@@ -96,6 +98,24 @@ def test_help_says_what_it_always_said(option):
     assert (ended.returncode, ended.stderr) == (0, "")
     assert words(ended.stdout) == words(HELP)
     assert max(map(len, ended.stdout.partition("\nexamples:")[0].splitlines())) <= 86
+
+
+@pytest.mark.smoke
+def test_an_older_python_is_told_what_it_lacks_in_one_line():
+    script = """
+        import runpy, sys
+        sys.version_info, sys.version = (3, 8, 18, "final", 0), "3.8.18 (default)"
+        runpy.run_path(sys.argv[1], run_name="__main__")
+    """
+    ended = run_python(script, PROGRAM)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "webserver_influx.py needs Python 3.9 or later; this is 3.8.18\n"
+
+
+def test_what_it_prints_at_the_start_fits_80_columns(server):
+    web = server()
+    assert len(web.stdout_text().splitlines()) == 4
+    assert max(map(len, web.stdout_text().splitlines())) <= 80
 
 
 @pytest.mark.smoke

@@ -310,6 +310,7 @@ def shifted_clock(folder: Path) -> tuple[dict[str, str], Callable[[int], None]]:
     return environment, shift
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("database", ["influxd", "victoria_metrics"])
 def test_the_books_balance_and_times_are_true_however_the_clock_is_set(server, tmp_path, request, database):
     """It goes ahead and back in a running server, and back again while the server is killed."""

@@ -97,6 +97,7 @@ def limit_files(pid: int, size: int) -> None:
 
 
 @linux
+@pytest.mark.unmeasured
 def test_with_the_disk_full_requests_are_answered_and_counted_and_recording_resumes(server):
     web = server("--interval", "0.2")
     web.get("/?a=1")
@@ -116,6 +117,7 @@ def test_with_the_disk_full_requests_are_answered_and_counted_and_recording_resu
 
 
 @linux
+@pytest.mark.unmeasured
 def test_what_could_not_be_recorded_at_an_orderly_end_is_in_a_point_of_the_next_run(server):
     """No word of a kill, and none of a file that may be on a disk that takes nothing more."""
     web = server("--interval", "60")
@@ -124,13 +126,14 @@ def test_what_could_not_be_recorded_at_an_orderly_end_is_in_a_point_of_the_next_
         web.get()
     assert web.stop() == 0
     assert "The last point could not be recorded in time\n" in web.stderr_text()
-    assert web.log()[-2].endswith(" INFO 3 requests in 0.01 s") or " 3 requests in " in web.stderr_text()
+    assert " INFO 3 requests in " in web.stderr_text()
     web.start()
     assert " INFO The last run ended before it could record 3 requests; they are in a point now\n" in web.stderr_text()
     assert [number for _, number in waiting(web.state)] == [3]
 
 
 @linux
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("size", [0, 5000], ids=["nothing fits", "a part fits"])
 def test_a_disk_that_is_full_at_the_first_start_is_told_in_one_line_and_the_next_start_is_a_first_one(
     server, tmp_path, size
@@ -166,6 +169,7 @@ def test_a_disk_on_which_the_tables_do_not_fit_is_told_in_one_line_and_the_next_
 
 
 @linux
+@pytest.mark.unmeasured
 def test_a_disk_that_is_full_at_a_later_start_is_told_in_one_line(tmp_path):
     state, _ = make_state(tmp_path)
     script = """

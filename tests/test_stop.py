@@ -155,6 +155,36 @@ def test_a_terminal_that_is_closed_ends_it_in_good_order(state, influxd, tmp_pat
     assert not list(folder.iterdir())
 
 
+CLOSED_AND_ENDED = """
+    import os, pty, signal, sys, time
+
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+    told = b""
+    while told.count(b"\\n") < 4:
+        told += os.read(terminal, 4096)
+    os.close(terminal)
+    for _ in range(40):
+        time.sleep(float(sys.argv[1]))
+        os.kill(pid, signal.SIGTERM)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            break
+    else:
+        status = os.waitpid(pid, 0)[1]
+    sys.exit(os.waitstatus_to_exitcode(status) % 256)
+"""
+
+
+@posix
+@pytest.mark.parametrize("pause", [0.005, 0.05])
+def test_a_terminal_that_closes_and_then_sigterm_end_it_in_good_order(state, pause):
+    """The interpreter's end is as long as that: a signal that came then ended the process itself."""
+    options = ["--state", state, "--port", 0, "--influx", "influxdb://127.0.0.1:9"]
+    assert run_python(CLOSED_AND_ENDED, pause, PROGRAM, *options).returncode in (0, 130)  # 130: long after the first
+
+
 @posix
 def test_nohup_lets_it_outlive_the_terminal(server, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)")

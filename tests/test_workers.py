@@ -154,7 +154,7 @@ def test_the_program_serves_once_all_its_workers_do(server, tmp_path):
 
 
 def test_a_worker_without_a_status_is_not_waited_for_for_ever(monkeypatch, make_workers):
-    monkeypatch.setattr(webserver_influx, "WORKER_SECONDS", 0.0)
+    monkeypatch.setattr(webserver_influx, "WORKER_SECONDS", -2.0)  # for both, another second each
     monkeypatch.setattr(webserver_influx, "GRACE_SECONDS", 0.0)
     workers = make_workers(3)
 
