@@ -1962,7 +1962,7 @@ class Reporter(threading.Thread):
 
 
 class SelectorPoll:
-    """What `select.epoll` does, for systems that have none: kqueue() on macOS, select() on Windows."""
+    """Adapts `selectors` to the interface of `select.epoll`: kqueue() on macOS, select() on Windows."""
 
     def __init__(self) -> None:
         selector = self.selector = selectors.DefaultSelector()
@@ -1973,7 +1973,7 @@ class SelectorPoll:
         return [(key.fd, events) for key, events in self.selector.select(timeout)]
 
 
-# `selectors` creates a key object for each event, which costs half a microsecond; epoll does not.
+# `selectors` looks up a key object for each event, which costs half a microsecond; epoll does not.
 if sys.platform == "linux":
     Poll: Any = select.epoll
     READ, WRITE = select.EPOLLIN, select.EPOLLOUT
@@ -1982,7 +1982,7 @@ else:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Open the listening socket on one address; "::", and None, stand for all of IPv6 and IPv4. Raises StartError."""
+    """Open the listening socket on one address; "::" and None mean all IPv6 and IPv4 addresses. Raises StartError."""
     host = address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
     if host[0] + host[-1] == "[]":  # as in a URL
         host = host[1:-1]
@@ -1995,18 +1995,18 @@ def listen(address: Optional[str], port: int) -> socket.socket:
         if code == errno.EACCES or isinstance(error, PermissionError):
             raise StartError(f"port {port} cannot be opened: {reason}; use a different --port") from None
         where = address or "any address"
-        raise StartError(f"cannot listen on {where}: {reason}; --bind takes an address of this machine") from None
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # which the connections inherit
+        raise StartError(f"cannot listen on {where}: {reason}; --bind must be an address of this machine") from None
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # the connections inherit it
     listener.setblocking(False)
     return listener
 
 
 def listen_on_first(resolved: list[Any]) -> socket.socket:
-    """Listen on the first of these, from getaddrinfo(), that this machine has. Raises OSError."""
+    """Listen on the first address from getaddrinfo() that this machine has. Raises OSError."""
     for family, _, _, _, sockaddr in resolved:
         listener = socket.socket(family)
         try:
-            # Windows' SO_REUSEADDR lets another server take connections; without the other option so does its default.
+            # On Windows, both SO_REUSEADDR and neither option would let another server take over connections.
             option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
             listener.setsockopt(socket.SOL_SOCKET, option, 1)
             if family == socket.AF_INET6:
@@ -2023,14 +2023,14 @@ def listen_on_first(resolved: list[Any]) -> socket.socket:
 
 
 def prepare_process() -> None:
-    """Let this process open as many files, and so connections, as it may, and make garbage collection rare."""
-    with contextlib.suppress(AttributeError):  # PyPy's has no threshold
+    """Raise the limit of open files to the maximum allowed, and make garbage collection rare."""
+    with contextlib.suppress(AttributeError):  # PyPy has no threshold
         gc.set_threshold(GARBAGE_OBJECTS)
     if sys.platform != "win32":
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        with contextlib.suppress(ValueError, OSError):  # macOS allows fewer than it says
+        with contextlib.suppress(ValueError, OSError):  # macOS allows fewer than its hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -2038,17 +2038,17 @@ def start_thread(thread: threading.Thread) -> None:
     """Start a thread. Raises StartError if the system does not allow it."""
     try:
         thread.start()
-    except (RuntimeError, MemoryError) as error:  # Python does not say which limit that is
+    except (RuntimeError, MemoryError) as error:  # Python does not say which limit was reached
         raise StartError(f"{reason_of(error)} ({HINTS[errno.EAGAIN]}; or of memory: ulimit -v)") from None
 
 
 # ----------------------------------------------------------------------------------------------- Server
 
-SEND = "send"  # what a connection waits for when its client is to take replies; its handler knows the others
+SEND = "send"  # a connection waits for its client to receive responses; its handler's `awaits` has the other waits
 
 
 def timeouts() -> dict[str, float]:
-    """Return for how many seconds a connection may wait for each of these; a turn is not the client's to take."""
+    """Return the time-out (s) of each wait of a connection; the client is not to blame for waiting for a turn."""
     return {
         REQUEST: IDLE_SECONDS,
         HEAD: HEAD_SECONDS,
@@ -2060,17 +2060,17 @@ def timeouts() -> dict[str, float]:
 
 
 class Connection:
-    """A client's socket and the handler that answers it.
+    """A client's socket, and the handler that answers its requests.
 
-    `live()` is its whole life, in a straight line. Each `yield` waits; what it waits for is where it stands. The
-    serving thread calls `step()` when that has come: the socket is ready, the requests of this round are counted, or
-    the connection has its turn.
+    `live()` runs from the first byte to the last. Each `yield` in it waits for one event, and the serving thread calls
+    `step()` when that has happened: the socket is ready, this round's requests are counted, or it is this connection's
+    turn.
     """
 
     __slots__ = (
-        "deadline",  # in monotonic seconds, of this wait
+        "deadline",  # of the present wait, in monotonic seconds
         "descriptor",
-        "event",  # READ or WRITE: what poll() watches for; 0 for nothing, while it waits for its turn
+        "event",  # READ or WRITE, for which poll() watches the socket; 0 if it does not, as before a turn
         "handler",
         "life",
         "sock",
@@ -2088,60 +2088,63 @@ class Connection:
 
     @property
     def awaits(self) -> str:
-        """What it waits for."""
+        """Return what the connection waits for: SEND, or what its handler waits for."""
         return SEND if self.event == WRITE else self.handler.awaits
 
     def live(self) -> Generator[None, None, None]:
-        """Answer what comes until the handler ends. Throw in a RequestError to refuse what has not come whole."""
+        """Answer requests until the handler ends. throw() a RequestError to reject an incomplete request."""
         thread, handler, receive, send = self.thread, self.handler, self.sock.recv, self.sock.send
         conversation = handler.handle()
         next(conversation)
-        answer, has_replies, timeouts = conversation.send, thread.replying.append, thread.timeouts
+        answer, has_responses, timeouts = conversation.send, thread.responding.append, thread.timeouts
         awaits, size = REQUEST, LIGHT_BYTES
         try:
             while True:
                 try:
                     data = b"" if awaits is TURN else receive(size)
-                except BlockingIOError:  # nothing has come
+                except BlockingIOError:  # nothing was received
                     pass
                 else:
-                    if replies := answer(data):
-                        has_replies(self)
-                        yield  # until the requests of this round are counted
-                        if (sent := send(replies)) < len(replies):
-                            yield from self.send_rest(replies[sent:])
+                    if responses := answer(data):
+                        has_responses(self)
+                        yield  # until this round's requests are counted
+                        if (sent := send(responses)) < len(responses):
+                            yield from self.send_rest(responses[sent:])
                         awaits = handler.awaits
                         self.deadline = thread.now + timeouts[awaits]
                     elif handler.awaits is not awaits:
                         awaits = handler.awaits
                         self.deadline = thread.now + timeouts[awaits]
                     if awaits is TURN or len(data) == size:
-                        data = replies = b""
+                        data = responses = b""
                         yield from self.wait_for_turn(is_first=awaits is TURN)
                         size = TURN_BYTES
                         continue
-                    data = replies = b""  # so that no idle connection keeps them
+                    data = responses = b""  # so that an idle connection keeps neither in memory
                     size = LIGHT_BYTES
                 if self.event != READ:
                     self.watch(READ)
-                yield  # until something has come
+                yield  # until the socket is ready
         except StopIteration as last:
-            replies = last.value
+            responses = last.value
         except RequestError as refusal:
-            replies = self.refuse(conversation, refusal)
-        if replies:
-            has_replies(self)
+            try:
+                conversation.throw(refusal)  # which ends it
+            except StopIteration as last:
+                responses = last.value
+        if responses:
+            has_responses(self)
             yield
-            yield from self.send_rest(replies)
-        if handler.awaits is LINGER:  # the client may send on; a reset would lose the last reply (RFC 9112 §9.6)
+            yield from self.send_rest(responses)
+        if handler.awaits is LINGER:  # if the client still sends, a reset would lose the response (RFC 9112 §9.6)
             yield from self.linger()
 
-    def send_rest(self, replies: bytes) -> Generator[None, None, None]:
-        """Send, as fast as the client takes it; nothing is received meanwhile."""
+    def send_rest(self, responses: bytes) -> Generator[None, None, None]:
+        """Send as fast as the client receives; read nothing until all is sent."""
         while True:
             with contextlib.suppress(BlockingIOError):
-                replies = replies[self.sock.send(replies) :]
-            if not replies:
+                responses = responses[self.sock.send(responses) :]
+            if not responses:
                 return
             if self.event != WRITE:
                 self.watch(WRITE)
@@ -2149,7 +2152,7 @@ class Connection:
             yield
 
     def wait_for_turn(self, is_first: bool) -> Generator[None, None, None]:
-        """Wait for a turn. That time is not the client's."""
+        """Wait for a turn. This time does not count towards the client's time-out."""
         thread = self.thread
         begin, deadline, self.deadline = thread.now, self.deadline, inf
         self.watch(0)
@@ -2158,7 +2161,7 @@ class Connection:
         self.deadline = deadline + thread.now - begin
 
     def linger(self) -> Generator[None, None, None]:
-        """Say that nothing follows, and discard what the client still sends, until it ends, too."""
+        """Close the sending side, and discard what the client still sends, until it closes its side."""
         self.sock.shutdown(socket.SHUT_WR)
         self.watch(READ)
         self.deadline = self.thread.deadline(LINGER)
@@ -2168,18 +2171,8 @@ class Connection:
             with contextlib.suppress(BlockingIOError):
                 data = self.sock.recv(TURN_BYTES)
 
-    @staticmethod
-    def refuse(conversation: Generator[bytes, bytes, bytes], refusal: RequestError) -> bytes:
-        """Return the last replies: those that are due, and a refusal of the request that is being received."""
-        try:
-            conversation.throw(refusal)
-        except StopIteration as last:
-            replies: bytes = last.value
-            return replies
-        raise RuntimeError("the handler went on") from refusal
-
     def watch(self, event: int) -> None:
-        """Have step() called when the socket is ready to READ or WRITE; or, where event is 0, not."""
+        """Have poll() watch the socket for READ or WRITE, or not at all if event is 0."""
         poll, watched, self.event = self.thread.poll, self.event, event
         if not event:
             if watched:
@@ -2187,7 +2180,7 @@ class Connection:
         elif watched:
             poll.modify(self.descriptor, event)
         else:
-            self.event = 0  # if it cannot be watched, there is nothing to unregister
+            self.event = 0  # if register() fails, there is nothing to unregister
             poll.register(self.descriptor, event)
             self.event = event
 
@@ -2202,38 +2195,38 @@ class Connection:
 
 
 class ServingThread(threading.Thread):
-    """Serves many connections. Each takes a step when it need not wait for it; long work is queued, and takes turns.
+    """Serves many connections in an event loop. Long work is queued and split into turns.
 
-    After a turn, TURN_REST times its length belongs to the others, if they need it. So large bodies, long
-    queries and long pipelines cost them no more than a fifth of the time.
+    After a turn, the other connections have the thread for TURN_REST times the turn's duration, if they need it. So
+    large bodies, long queries and long pipelines take no more than a fifth of the time from them.
     """
 
-    ACCEPT_AT_ONCE = 64  # connections, before those that are open are served again
-    YIELD_SECONDS = 0.001  # pause in accepting of a thread that has
-    UNEVEN_CONNECTIONS = 4  # so many connections more than the one with the fewest
-    QUIET_SECONDS = 0.001  # if no connection is ready for so long, the next turn may begin earlier
-    STOP_CHECK_SECONDS = 0.02  # while stopping, between two looks at which connections may end
+    ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
+    MAX_LOAD_DIFFERENCE = 4  # a thread whose load exceeds the lowest by more stops accepting for
+    ACCEPT_PAUSE_SECONDS = 0.001  # this long
+    QUIET_SECONDS = 0.001  # if no connection is ready for this long, the next turn may begin early
+    STOP_CHECK_SECONDS = 0.02  # during shutdown, interval between checks for connections to close
 
     def __init__(self, server: "SumServer", number: int, cell: Cell) -> None:
-        """number is the index of this thread in server.loads."""
+        """`number` is the index of this thread in server.loads."""
         super().__init__(name=f"server {number}", daemon=True)
         self.server, self.number, self.cell = server, number, cell
         self.poll, self.timeouts = Poll(), timeouts()
         self.connections: dict[int, Connection] = {}  # by descriptor
         self.steps: dict[int, Callable[[], Any]] = {}  # what to call when a descriptor is ready
         self.uncounted = 0  # requests that are not yet in the cell
-        self.replying: list[Connection] = []  # those with replies to send when these are counted
-        self.queued: deque[Connection] = deque()  # those that wait for a turn, or have been closed since
+        self.responding: list[Connection] = []  # with responses to send once these requests are counted
+        self.queued: deque[Connection] = deque()  # waiting for a turn, or closed since
         self.now = self.next_second = self.next_turn = monotonic()
         self.listening = server.socket.fileno()
         self.steps[self.listening] = self.accept
         self.listen_again_at = self.now  # infinity while it listens
-        self.next_check = self.now  # the earlier of next_second and listen_again_at, or earlier while stopping
-        self.accepted = 0  # connections, in this second
+        self.next_check = self.now  # the earlier of next_second and listen_again_at; earlier during shutdown
+        self.accepted = 0  # connections accepted in this second
         self.troubles = Once()
-        self.drained = threading.Event()  # while stopping: all connections in the backlog are accepted
-        self.wakeup, self.wakeup_end = socket.socketpair()  # ends poll()
-        self.steps[self.wakeup_end.fileno()] = partial(self.wakeup_end.recv, 1)  # run() then sees why
+        self.drained = threading.Event()  # during shutdown: all connections in the backlog are accepted
+        self.wakeup, self.wakeup_end = socket.socketpair()  # a byte in it ends poll()
+        self.steps[self.wakeup_end.fileno()] = partial(self.wakeup_end.recv, 1)
         self.poll.register(self.wakeup_end.fileno(), READ)
 
     def run(self) -> None:
@@ -2244,21 +2237,21 @@ class ServingThread(threading.Thread):
         self.poll.close()
 
     def survive(self, action: Callable[[], None]) -> None:
-        """Do something. Whatever it raises does not end the thread."""
+        """Call `action`, and log what it raises, so that the thread goes on."""
         try:
             action()
         except Exception:
             with contextlib.suppress(Exception):  # there may be no memory to log it
-                log.exception("A bug in this server, which goes on")
+                log.exception("A bug in this server; it goes on")
             sleep(PAUSE_SECONDS)
 
     def serve(self) -> None:
-        """Wait until a connection is ready, or something else is due, and do all that is."""
+        """Wait for events until the next check is due, or the next turn; handle them all."""
         wait = self.next_check - self.now
-        if self.queued:  # that nothing is ready yet proves no pause: the next requests of the others may be under way
+        if self.queued:  # if nothing is ready at this instant, requests of the other clients may still be on their way
             quiet = self.QUIET_SECONDS
             wait = min(wait, quiet) if self.next_turn - monotonic() > quiet else 0.0
-        ready = self.poll.poll(wait if wait > 0 else 0)  # negative: for ever
+        ready = self.poll.poll(wait if wait > 0 else 0)  # a negative time-out would mean none
         self.now = now = monotonic()
         steps = self.steps
         for descriptor, _ in ready:
@@ -2266,59 +2259,59 @@ class ServingThread(threading.Thread):
                 steps[descriptor]()
             except Exception as error:
                 self.end(self.connections.get(descriptor), error)
-        self.send_replies()
+        self.send_responses()
         if self.queued and (not ready or now >= self.next_turn):
             self.give_turn(self.queued.popleft())
         if now >= self.next_check:
             self.check()
 
     def count_request(self) -> None:
-        """Count one request, on behalf of a handler; it is in the cell before its reply is sent."""
+        """Count one request, as a handler asks; it is in the cell before its response is sent."""
         self.uncounted += 1
 
     def deadline(self, awaits: str) -> float:
-        """Return when a wait ends that begins now, in monotonic seconds."""
+        """Return when a wait that begins now times out, in monotonic seconds."""
         return self.now + self.timeouts[awaits]
 
-    def send_replies(self) -> None:
-        """Count the requests of this round, and then send the replies to them.
+    def send_responses(self) -> None:
+        """Count this round's requests, then send the responses.
 
-        All in one go, not each when it is made: that keeps the cache warm (5 % of a GET, at 64 connections).
+        Sending them together keeps the CPU's cache warm (5 % of a GET, at 64 connections).
         """
         self.cell.increment(self.uncounted)
         self.uncounted = 0
-        for connection in self.replying:  # which may grow meanwhile
+        for connection in self.responding:  # which may grow in this loop
             try:
                 connection.step()
             except Exception as error:
                 self.end(connection, error)
-        self.replying.clear()
+        self.responding.clear()
 
     def queue(self, connection: Connection, is_first: bool) -> None:
-        """Let a connection wait for its turn; first, if it has begun long work, which holds many objects."""
+        """Queue a connection for a turn; in front if it has begun long work, which keeps many objects in memory."""
         if is_first:
             self.queued.appendleft(connection)
         else:
             self.queued.append(connection)
 
     def give_turn(self, connection: Connection) -> None:
-        """Let long work go on, and measure for how long the others then have the time to themselves."""
+        """Continue long work for one step, and set when the next turn may begin."""
         if self.connections.get(connection.descriptor) is connection:
             begin = monotonic()
             self.attempt(connection, connection.step)
-            self.send_replies()
+            self.send_responses()
             end = monotonic()
             self.next_turn = end + TURN_REST * (end - begin)
 
     def attempt(self, connection: Connection, action: Callable[[], None]) -> None:
-        """Do something with a connection, and close it if that ends it or fails."""
+        """Call `action`; close the connection if that ends its life or fails."""
         try:
             action()
         except Exception as error:
             self.end(connection, error)
 
     def end(self, connection: Optional[Connection], error: Exception) -> None:
-        """Close a connection whose life is over, whose client hung up, which is ordinary, or that met a bug."""
+        """Close a connection that is finished (StopIteration), that its client broke (OSError), or that met a bug."""
         try:
             if connection and isinstance(error, OSError):
                 log.debug("%s hung up: %s", connection.handler.address_string(), error)
@@ -2329,7 +2322,7 @@ class ServingThread(threading.Thread):
                 connection.close()
 
     def check(self) -> None:
-        """Do the work of each second, and listen again, if it is time for that; set the time of the next check."""
+        """Do the work of each second, and accept again after a pause; set the time of the next check."""
         if self.now >= self.next_second:
             self.each_second()
         if self.now >= self.listen_again_at:
@@ -2337,7 +2330,7 @@ class ServingThread(threading.Thread):
         self.next_check = min(self.next_second, self.listen_again_at)
 
     def each_second(self) -> None:
-        """Renew the date, restart the count of accepted connections, and end what is overdue."""
+        """Renew the date, publish this thread's load and usage, and end connections that timed out."""
         self.next_second = self.now + 1 - time() % 1
         self.server.renew_date()
         self.accepted = 0
@@ -2348,32 +2341,32 @@ class ServingThread(threading.Thread):
         self.end_overdue()
 
     def end_overdue(self) -> None:
-        """Refuse, or close, the connections whose deadline is over."""
+        """End the connections whose deadline has passed."""
         for connection in [one for one in self.connections.values() if one.deadline <= self.now]:
             self.attempt(connection, partial(self.expire, connection))
-        self.send_replies()
+        self.send_responses()
 
     def expire(self, connection: Connection) -> None:
-        """Refuse what has not come whole, or close."""
+        """Reject an incomplete request; close an idle connection."""
         awaits = connection.awaits
         if awaits in (HEAD, BODY, TURN):
             late = RequestError(408, f"The request's {awaits} took longer than {self.timeouts[awaits]:.0f} s.")
             connection.life.throw(RequestError(503, "The server is stopping.") if self.server.stopping else late)
         else:
-            log.debug("%s sent nothing, or read nothing, for too long", connection.handler.address_string())
+            log.debug("%s neither sent nor received in time", connection.handler.address_string())
             connection.close()
 
     def accept(self) -> bool:
-        """Accept connections, and answer at once the requests that came with them; return whether more may wait."""
+        """Accept connections, and answer the requests that came with them; return whether more may wait."""
         for _ in range(self.ACCEPT_AT_ONCE):
             try:
                 if len(self.connections) >= CONNECTIONS:
                     raise OSError(errno.EMFILE, f"select() takes no more than {CONNECTIONS} connections")
                 sock, client_address = self.server.get_request()
-                connection = Connection(sock, client_address or ("?", 0), self)  # macOS knows no address of some
+                connection = Connection(sock, client_address or ("?", 0), self)  # on macOS it may be missing
             except BlockingIOError:
                 return False
-            except ConnectionError:  # the client has gone
+            except ConnectionError:  # the client closed it already
                 continue
             except OSError as error:
                 self.wait_for_room(error)
@@ -2383,13 +2376,13 @@ class ServingThread(threading.Thread):
             self.accepted += 1
             self.publish_load()
             self.attempt(connection, connection.step)
-            if self.server.loads[self.number] > min(self.server.loads) + self.UNEVEN_CONNECTIONS:
-                self.pause_accepting(self.YIELD_SECONDS)
+            if self.server.loads[self.number] > min(self.server.loads) + self.MAX_LOAD_DIFFERENCE:
+                self.pause_accepting(self.ACCEPT_PAUSE_SECONDS)
                 return True
         return True
 
     def listen(self) -> None:
-        """Have accept() called when connections come; if the system cannot tell when that is, try again soon."""
+        """Have poll() watch the listening socket; if that fails, try again soon."""
         try:
             self.poll.register(self.listening, READ)
             self.listen_again_at = inf
@@ -2397,25 +2390,25 @@ class ServingThread(threading.Thread):
             self.wait_for_room(error)
 
     def wait_for_room(self, error: OSError) -> None:
-        """Accept nothing for a moment, because the system does not allow it; log that once while it lasts."""
-        self.troubles.warn(f"No connection can be accepted now ({error}); new ones wait in the listen backlog")
+        """Pause accepting after an error of the system; log it once while it lasts."""
+        self.troubles.warn(f"Cannot accept connections ({error}); new ones wait in the backlog")
         self.pause_accepting(PAUSE_SECONDS)
 
     def pause_accepting(self, seconds: float) -> None:
-        """Let connections wait in the backlog, or be accepted by other threads, for some time."""
+        """Leave new connections to the backlog, or to the other threads, for some time."""
         if self.listen_again_at == inf:
             self.poll.unregister(self.listening)
         self.listen_again_at = self.now + seconds
         self.next_check = min(self.next_check, self.listen_again_at)
 
     def publish_load(self) -> None:
-        """Publish this thread's load: its connections, and some of those that were short."""
+        """Publish this thread's load: its open connections, and up to BURST_CONNECTIONS accepted in this second."""
         self.server.loads[self.number] = len(self.connections) + min(self.accepted, BURST_CONNECTIONS)
 
     def wind_down(self) -> None:
-        """Serve the connections that have come, accept no more, and end each when it is answered.
+        """Accept what is in the backlog, then no more; close each connection once its requests are answered.
 
-        At the end of the grace, what is still being received is refused; soon after, all that is left is closed.
+        After GRACE_SECONDS incomplete requests are rejected; LAST_WORDS_SECONDS later all connections are closed.
         """
         begin, grace_end = monotonic(), self.server.grace_end
         while self.accept() and monotonic() < begin + BACKLOG_SECONDS:
@@ -2436,9 +2429,9 @@ class ServingThread(threading.Thread):
 
 
 class SumServer(ThreadingHTTPServer):
-    """Serves connections, in a thread for each cell that it is given.
+    """Serves connections in one thread for each cell.
 
-    Of its base class it keeps the socket and how to accept from it; it serves by readiness, not by a thread for each.
+    It uses its base class only to accept connections: each thread runs an event loop for many of them.
     """
 
     handler_class: Any = SumHandler
@@ -2451,9 +2444,9 @@ class SumServer(ThreadingHTTPServer):
         loads: Optional[memoryview] = None,
         first: int = 0,
     ) -> None:
-        """listener comes from listen(); write_log() is given the lines of the access log, if there is one.
+        """`listener` comes from listen(); write_log() gets the lines of the access log, if there is one.
 
-        loads has an entry for each thread, this server's from the first on. Other processes may share both.
+        `loads` has an entry for each serving thread of all processes; this server's start at index `first`.
         """
         super().__init__(listener.getsockname(), self.handler_class, bind_and_activate=False)
         self.socket.close()
@@ -2466,18 +2459,18 @@ class SumServer(ThreadingHTTPServer):
         self.threads = [ServingThread(self, first + number, cell) for number, cell in enumerate(cells)]
 
     def start(self) -> None:
-        """Start to serve. Raises StartError."""
+        """Start the threads. Raises StartError."""
         for thread in self.threads:
             start_thread(thread)
 
     def renew_date(self) -> None:
-        """Let replies, and lines of the access log, have the date of this second."""
+        """Put the date of this second into the responses and the access log."""
         now = time()
         self.reply_starts.update(reply_starts(now))  # in place, because handlers hold the dict
         self.log_time = strftime("%d/%b/%Y:%H:%M:%S %z", localtime(now)).encode()
 
     def stop(self) -> None:
-        """Stop accepting, answer what has come, and end within GRACE_SECONDS and a second."""
+        """Accept what is in the backlog, then no more; answer the requests received; return in GRACE_SECONDS + 1 s."""
         self.grace_end = monotonic() + GRACE_SECONDS
         self.stopping = True
         started = [thread for thread in self.threads if thread.ident]
@@ -2497,19 +2490,19 @@ class SumServer(ThreadingHTTPServer):
 
 
 def serving_threads(processes: int) -> int:
-    """Return how many threads each of so many processes serves with: one, unless this Python has no global lock."""
-    if "t" not in getattr(sys, "abiflags", ""):  # a free-threaded build has it (PEP 703)
+    """Return the number of serving threads per process: one, unless this Python runs without the GIL."""
+    if "t" not in getattr(sys, "abiflags", ""):  # "t" marks a free-threaded build (PEP 703)
         return 1
     return max(1, min(cpu_count(), CELLS) // processes)
 
 
 def cpu_count() -> int:
-    """Return how many CPUs this process may use, the last of them perhaps in part."""
+    """Return how many CPUs this process may use, rounded up."""
     return ceil(cpu_limit())
 
 
 def cpu_limit() -> float:
-    """Return the CPUs that this process may use: by its affinity, and by the quota of its container."""
+    """Return how many CPUs this process may use: the smallest of its affinity and its cgroup quotas."""
     cpus = float(os.cpu_count() or 1)
     if hasattr(os, "sched_getaffinity"):  # Linux, but not PyPy
         cpus = len(os.sched_getaffinity(0))
@@ -2517,14 +2510,14 @@ def cpu_limit() -> float:
 
 
 def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[float]:
-    """Yield the CPUs that each control group of this process may use (Linux, cgroup-v2.rst and sched-bwc.rst)."""
+    """Yield the CPU quota of each cgroup of this process, and of their parents (cgroup-v2.rst, sched-bwc.rst)."""
     for line in read_text(f"{proc}/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         root = f"{groups}/cpu" if controllers else groups
         parts = [part for part in group.split("/") if part]
-        for depth in range(len(parts), -1, -1):  # in a container, the path may be that of the machine outside
+        for depth in range(len(parts), -1, -1):  # in a container, the path may be the host's
             folder = "/".join(parts[:depth])
             if controllers:
                 figures = [read_text(f"{root}/{folder}/cpu.cfs_{figure}_us").strip() for figure in ("quota", "period")]
@@ -2535,15 +2528,15 @@ def cpu_quotas(proc: str = "/proc", groups: str = "/sys/fs/cgroup") -> Iterator[
 
 
 def idle_seconds() -> float:
-    """Return the CPU seconds that nobody used, of all CPUs of the machine; nan where the system does not tell."""
+    """Return the idle CPU seconds of all CPUs since boot; nan if the system does not report them."""
     if sys.platform != "linux":
         return nan
-    ticks = sum(map(int, read_text("/proc/stat").split()[4:6]))  # idle and iowait, of the first line (proc(5))
-    return ticks / os.sysconf("SC_CLK_TCK") if ticks else nan  # gVisor has only zeros there
+    ticks = sum(map(int, read_text("/proc/stat").split()[4:6]))  # idle and iowait in the first line (proc(5))
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else nan  # gVisor reports zeros only
 
 
 def read_text(path: str) -> str:
-    """Return the text of a file of the system; "" if it cannot be read."""
+    """Return the text of a file in /proc or /sys; "" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return os.fsdecode(file.read())
@@ -2555,13 +2548,13 @@ def read_text(path: str) -> str:
 
 
 class Worker(threading.Thread):
-    """Keeps one worker process running: starts it, waits for its end, pauses, and starts the next one."""
+    """A thread that keeps one worker process running: it starts one, waits for its end, pauses, starts the next."""
 
     def __init__(self, number: int, workers: "Workers") -> None:
         super().__init__(name=f"worker {number}", daemon=True)
         self.number, self.workers = number, workers
         self.process: Any = None
-        self.pipe: Any = None  # brings its status, takes the order to stop; its end tells each side that the other died
+        self.pipe: Any = None  # receives its status, sends "stop"; it breaks if one side dies
 
     def run(self) -> None:
         stopping, pause, troubles, is_first = self.workers.stopping, RESPAWN_SECONDS, Once(), True
@@ -2577,7 +2570,7 @@ class Worker(threading.Thread):
             if stopping.is_set() or is_first and why_not:
                 return
             if why_not:
-                troubles.warn(f"Worker {self.number} cannot be started ({why_not}); it is tried again and again")
+                troubles.warn(f"Worker {self.number} cannot be started ({why_not}); the server keeps trying")
             else:
                 log.warning("Worker %d died (%s); another takes its place", self.number, end)
             if monotonic() - began >= RESPAWN_LONGEST_SECONDS:
@@ -2586,13 +2579,13 @@ class Worker(threading.Thread):
             pause, is_first = min(2 * pause, RESPAWN_LONGEST_SECONDS), False
 
     def start_process(self) -> str:
-        """Start a process; return "" when it serves, or why it does not."""
+        """Start a process; return "" once it serves, or the reason why it does not."""
         try:
             with self.workers.lock:
                 if self.workers.stopping.is_set():
                     return "the server is stopping"
                 self.process, self.pipe = self.workers.spawn(self.number)
-        except Exception as error:  # which the next try may not meet
+        except Exception as error:  # the next try may succeed
             return reason_of(error)
         try:
             return str(self.pipe.recv())
@@ -2611,32 +2604,32 @@ class Worker(threading.Thread):
 class Workers:
     """Several processes that accept from one listening socket and count in one counter file.
 
-    Worker 1 is this process. So the port is served for as long as it is open, whatever becomes of the others.
+    Worker 1 is the main process, so the port is served as long as it is open, even if the others die.
     """
 
-    DEAD = 2**31 - 1  # the load of a dead worker's threads: no other leaves connections to them
+    DEAD = 2**31 - 1  # load of a dead worker's threads, so that the others leave no connections to them
 
     def __init__(
         self, listener: socket.socket, counter: Counter, options: "Options", stopping: threading.Event
     ) -> None:
-        """counter counts in the cells of worker 1; stopping is set when the program is to stop. Raises StartError."""
-        from multiprocessing import get_context  # one process has no need of it
+        """`counter` has the cells of worker 1; `stopping` is set once the program stops. Raises StartError."""
+        from multiprocessing import get_context  # imported only when needed
 
-        self.context = get_context("spawn")  # on every system, and without a copy of this process's threads
+        self.context = get_context("spawn")  # works on every system; "fork" is unsafe with threads
         self.listener, self.counter, self.options, self.stopping = listener, counter, options, stopping
         self.program = getattr(sys.modules["__main__"], "__file__", None)
         self.source = self.read_program()
         self.loads = counter.column(Counter.LOAD, options.workers * options.threads)
         self.connections = counter.column(Counter.CONNECTIONS, options.workers * options.threads)
         self.server = SumServer(listener, counter.cells, access_log(options), self.loads)
-        self.lock = threading.Lock()  # no process is started after stop() has it, which then finds all
-        self.statuses: SimpleQueue[tuple[int, str]] = SimpleQueue()  # of each first process; see start_process()
+        self.lock = threading.Lock()  # held while a process is started; once stop() has had it, none is started
+        self.statuses: SimpleQueue[tuple[int, str]] = SimpleQueue()  # number and start_process() of each first process
         self.others = [Worker(number, self) for number in range(2, options.workers + 1)]
         for worker in self.others:
             self.mark_dead(worker.number)
 
     def start(self) -> None:
-        """Start all processes, and return when they serve, or are to stop. Raises StartError if one cannot serve."""
+        """Start all processes; return when they serve, or the program stops. Raises StartError if one cannot serve."""
         for worker in self.others:
             start_thread(worker)
         starting = {worker.number for worker in self.others}
@@ -2653,7 +2646,7 @@ class Workers:
         self.server.start()
 
     def read_program(self) -> bytes:
-        """Return the file that each new process runs first; empty if there is none. Raises StartError."""
+        """Return the content of the program's file, which each new process imports; b"" if none. Raises StartError."""
         if self.program is None:
             return b""
         try:
@@ -2664,7 +2657,7 @@ class Workers:
 
     def spawn(self, number: int) -> tuple[Any, Any]:
         """Start a process; return it and the pipe to it. Raises StartError, OSError, MemoryError."""
-        if self.read_program() != self.source:  # which may be broken, or count in another way
+        if self.read_program() != self.source:  # another version may count in another way
             raise StartError(f"{self.program} has changed on disk; restart the server")
         pipe, its_end = self.context.Pipe()
         opened = os.fstat(self.counter.file)
@@ -2672,25 +2665,25 @@ class Workers:
         process = self.context.Process(target=work, args=arguments, name=f"worker {number}", daemon=True)
         with contextlib.ExitStack() as on_error:
             on_error.callback(pipe.close)
-            with its_end, stop_signals_blocked():  # the worker inherits that until it ignores them
+            with its_end, stop_signals_blocked():  # the worker inherits the mask, and then ignores these signals
                 process.start()
             on_error.pop_all()
         return process, pipe
 
     def mark_dead(self, number: int) -> None:
-        """Let no thread leave connections to a worker that does not serve; it has none open."""
+        """Publish that a worker does not serve: it has no connections, and its load is the highest."""
         first = (number - 1) * self.options.threads
         for cell in range(first, first + self.options.threads):
             self.loads[cell], self.connections[cell] = self.DEAD, 0
 
     def stop(self) -> None:
-        """Let every worker stop as a single server does; kill those that have not ended by then."""
+        """Stop every worker as a single server stops; kill those that do not end in time."""
         end = monotonic() + GRACE_SECONDS + 1.0
         with self.lock:
             self.stopping.set()
         started = [worker for worker in self.others if worker.ident]
         for worker in started:
-            with contextlib.suppress(OSError, AttributeError):  # it has ended, or was never started
+            with contextlib.suppress(OSError, AttributeError):  # its process has ended, or was never started
                 worker.pipe.send("stop")
         self.server.stop()
         for worker in started:
@@ -2705,8 +2698,8 @@ class Workers:
 def work(
     number: int, listener: socket.socket, path: str, opened: os.stat_result, options: "Options", pipe: Any
 ) -> None:
-    """The life of worker number (2 to CELLS), a process, which counts in the file that the program had opened."""
-    for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; workers obey the pipe
+    """Run worker process `number` (2 to CELLS), which counts in the file that the main process opened."""
+    for signum in STOP_SIGNALS:  # terminals and systemd signal all processes; a worker stops by its pipe only
         signal.signal(signum, signal.SIG_IGN)
     with contextlib.ExitStack() as stack:
         why_not = ""
@@ -2714,7 +2707,7 @@ def work(
             stack.enter_context(outputs_in_background())
             configure_logging(options.verbose)
             if has_live_line(options.quiet):
-                show_live_line("")  # the program shows one, and lines of this process shall not tear it
+                show_live_line("")  # the main process shows one; log lines of this process must clear it first
             prepare_process()
             first = (number - 1) * options.threads
             counter = Counter(path, *range(first + 1, first + 1 + options.threads))
@@ -2731,7 +2724,7 @@ def work(
                 sys.exit(1)
             pipe.recv()
         except (EOFError, OSError):
-            os._exit(1)  # the program was killed, and the next one needs this worker's cells
+            os._exit(1)  # the main process was killed; release the cells for its successor
         server.stop()
 
 
@@ -2739,50 +2732,50 @@ def work(
 
 
 class Output(BufferedIOBase):
-    """Standard output or error, written by a thread of its own, so that no other waits for whoever reads it.
+    """A buffered standard output or error that never blocks its callers: a background thread does the writing.
 
-    What comes when OUTPUT_BYTES wait, or cannot be written, is dropped; the log counts those lines when there is room.
-    logging.handlers.QueueListener is not used: it takes log records only, and writes them one by one, which costs more
-    than to answer a request; and nothing bounds the time that its end takes.
+    If OUTPUT_BYTES are buffered already, or a write fails, lines are dropped, and a log line tells later how many.
+    logging.handlers.QueueListener would not do: it writes record by record, which takes longer than answering a
+    request, and its stop() has no time-out.
     """
 
-    PIECE_BYTES = 4096  # in one write: what a pipe keeps together when several processes write to it (PIPE_BUF)
-    REST_SECONDS = 0.01  # between two writes, so that a busy log wakes the thread a hundred times a second
+    PIECE_BYTES = 4096  # in one write: pipes do not mix pieces of this size from several processes (PIPE_BUF)
+    PAUSE_SECONDS = 0.01  # between two writes, so that a busy log wakes the thread at most 100 times a second
 
     def __init__(self, descriptor: int) -> None:
         """Raises StartError."""
         self.name = descriptor
         self.file = os.fdopen(descriptor, "wb", 0, closefd=False)
-        self.waiting: SimpleQueue[bytes] = SimpleQueue()
-        self.lock = threading.RLock()  # guards `size` and `dropped`; a destructor that warns may come back to it
-        self.size = 0  # bytes that wait or are being written
-        self.dropped = 0  # lines that the log does not tell of yet
-        self.live_line: Optional[str] = None  # kept below all that is written; None where there never is one
+        self.buffer: SimpleQueue[bytes] = SimpleQueue()
+        self.lock = threading.RLock()  # guards `size` and `dropped`; reentrant, as a destructor may log a warning
+        self.size = 0  # bytes buffered or being written
+        self.dropped = 0  # lines not yet mentioned in the log
+        self.live_line: Optional[str] = None  # shown below the log; None if this output never has one
         self.ending = threading.Event()
-        self.writer = threading.Thread(target=self.write_what_waits, name=f"output {descriptor}", daemon=True)
+        self.writer = threading.Thread(target=self.write_batches, name=f"output {descriptor}", daemon=True)
         start_thread(self.writer)
 
     def write(self, data: Any) -> int:
-        """Let whole lines be written soon."""
+        """Buffer whole lines, which the background thread writes."""
         with self.lock:
             if self.size < OUTPUT_BYTES:
                 self.size += len(data)
-                self.waiting.put(data)
+                self.buffer.put(data)
             else:
                 self.dropped += data.count(b"\n")
         return len(data)
 
-    def write_what_waits(self) -> None:
-        """Write all that waits, again and again until the end."""
-        while not self.ending.is_set() or self.waiting.qsize():
-            with contextlib.suppress(Exception):  # there may be no memory for it
+    def write_batches(self) -> None:
+        """Write what is buffered, until finish() is called and nothing is left."""
+        while not self.ending.is_set() or self.buffer.qsize():
+            with contextlib.suppress(Exception):  # such as MemoryError
                 self.write_batch()
-            self.ending.wait(self.REST_SECONDS)
+            self.ending.wait(self.PAUSE_SECONDS)
 
     def write_batch(self) -> None:
-        """Write all that waits now, or wait for something; log how many lines were dropped, if there is room again."""
-        batch = [self.waiting.get()]
-        batch += [self.waiting.get() for _ in range(self.waiting.qsize())]
+        """Write all that is buffered, once there is something; if that succeeds, log how many lines were dropped."""
+        batch = [self.buffer.get()]
+        batch += [self.buffer.get() for _ in range(self.buffer.qsize())]
         unwritten, text = batch, b""
         try:
             text = self.with_live_line(b"".join(batch))
@@ -2797,27 +2790,27 @@ class Output(BufferedIOBase):
             log.warning("Dropped %s: the output was blocked or broken", counted(dropped, "log line"))
 
     def show(self, line: str) -> None:
-        """Keep this line below the log; "" leaves room for that of another process."""
+        """Show this line below the log; with "", only clear another process's line before each write."""
         self.live_line = line
-        self.waiting.put(b"")
+        self.buffer.put(b"")
 
     def with_live_line(self, text: bytes) -> bytes:
-        """Return this text as a terminal is to get it: each line of the log clears the live line, of any process.
+        """Return the text with control sequences that clear the live line before each line, and show it again after.
 
-        The cursor rests where the live line begins, and all behind it is cleared: a terminal that became narrower may
-        have wrapped it. In the background, the line that stands there is the shell's.
+        The cursor stays at the beginning of the live line. Everything after the cursor is cleared, because a terminal
+        that became narrower may have wrapped it. A background job leaves the shell's prompt alone.
         """
         if self.live_line is None or not is_in_foreground(self.file):
             return text
-        width = terminal_width(self.file) - 1  # in the last column, the cursor of some is on the next line
-        clear = b"\r%b\r" % (b" " * width) if os.name == "nt" else b"\r\x1b[J"  # Windows may not know ECMA-48
+        width = terminal_width(self.file) - 1  # some terminals wrap as soon as the last column is filled
+        clear = b"\r%b\r" % (b" " * width) if os.name == "nt" else b"\r\x1b[J"  # Windows may lack ECMA-48
         live = self.live_line
         while columns(live) > width:
             live = live[:-1]
         return clear + text.replace(b"\n", b"\n" + clear) + live.encode(sys.stderr.encoding, "replace") + b"\r"
 
     def write_now(self, data: bytes) -> bytes:
-        """Write, some whole lines at a time, however long that takes; return what could not be written."""
+        """Write pieces of whole lines, however long that takes; return what could not be written."""
         start = 0
         while start < len(data):
             end = data.rfind(b"\n", start, start + self.PIECE_BYTES) + 1 or len(data)
@@ -2825,15 +2818,15 @@ class Output(BufferedIOBase):
                 written = self.file.write(data[start:end])
             except OSError:
                 break
-            if not written:  # a pipe that is full, and was made not to block by another process
-                sleep(self.REST_SECONDS)
+            if not written:  # the pipe is full, and another process made it non-blocking
+                sleep(self.PAUSE_SECONDS)
             start += written or 0
         return data[start:]
 
     def finish(self, until: float) -> None:
-        """Wait for what waits to be written, until (monotonic seconds) at most; what comes later never is."""
+        """Wait until the buffer is written, or until `until` (monotonic seconds); then write nothing more."""
         self.ending.set()
-        self.waiting.put(b"")  # which wakes the writer
+        self.buffer.put(b"")  # wakes the writer
         self.writer.join(max(0.0, until - monotonic()))
 
     def writable(self) -> bool:
@@ -2847,42 +2840,42 @@ class Output(BufferedIOBase):
 
 
 def show_live_line(line: str) -> None:
-    """See Output.show()."""
+    """Show a line below the log on standard error; see Output.show()."""
     output: Any = sys.stderr.buffer
     output.show(line)
 
 
 def has_live_line(quiet: bool) -> bool:
-    """Return whether there is one: on a terminal that can show it. Only Windows has terminals without a name."""
+    """Return whether to show one: standard error is a terminal that supports it. Only Windows does not set TERM."""
     has_terminal = os.name == "nt" or os.environ.get("TERM", "dumb") != "dumb"
     return not quiet and has_terminal and sys.stderr.isatty()
 
 
 def is_in_foreground(stream: Any) -> bool:
-    """Return whether this process may write to its terminal: it is not in the background of a shell."""
+    """Return whether this process is not a background job of a shell."""
     if sys.platform == "win32":
         return True
     try:
         return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
-    except OSError:  # not the controlling terminal, which alone has a foreground
+    except OSError:  # only the controlling terminal has a foreground process group
         return True
 
 
 def terminal_width(stream: Any) -> int:
-    """Return the number of its columns, as of now."""
+    """Return the present number of columns of a terminal."""
     try:
-        return max(2, os.get_terminal_size(stream.fileno()).columns or 80)  # some terminals do not say
+        return max(2, os.get_terminal_size(stream.fileno()).columns or 80)  # some terminals report 0
     except OSError:
         return 80
 
 
 def columns(text: str) -> int:
-    """Return how many columns a text takes at most: terminals of East Asia show some signs twice as wide (UAX #11)."""
+    """Return how many columns a text takes at most: some terminals show non-ASCII twice as wide (UAX #11)."""
     return len(text) + sum(char > "\x7f" for char in text)
 
 
 def blocks_for(stream: Any) -> str:
-    """Return the blocks of a chart, if a stream's encoding has them, and that of the locale, which it may override."""
+    """Return BLOCKS if both the stream's and the locale's encoding have them, else ""; they may differ (PEP 540)."""
     encodings = [stream.encoding]
     if sys.platform != "win32":
         encodings.append(locale.nl_langinfo(locale.CODESET))
@@ -2896,10 +2889,10 @@ def blocks_for(stream: Any) -> str:
 
 @contextlib.contextmanager
 def outputs_in_background() -> Iterator[None]:
-    """Let no thread wait for standard output and error, or fail for their sake, even if closed. Raises StartError."""
+    """Write standard output and error in the background: no thread blocks or fails on them. Raises StartError."""
     open_standard_descriptors()
     error = Output(2)
-    output = error if leads_to_same_place(error.file) else Output(1)  # one, so that all stays in order
+    output = error if leads_to_same_place(error.file) else Output(1)  # one buffer keeps the order
     stdout, stderr = (
         TextIOWrapper(raw, encoding=getattr(stream, "encoding", None), errors="backslashreplace", line_buffering=True)
         for raw, stream in ((output, sys.stdout), (error, sys.stderr))
@@ -2915,18 +2908,18 @@ def outputs_in_background() -> Iterator[None]:
 
 
 def leads_to_same_place(stderr: Any) -> bool:
-    """Return whether standard output certainly leads to where standard error does; Windows numbers files only."""
+    """Return whether standard output certainly leads to the same file as standard error."""
     try:
-        if os.fstat(2).st_ino:
+        if os.fstat(2).st_ino:  # on Windows only files have a number
             return os.path.samestat(os.fstat(1), os.fstat(2))
         with os.fdopen(1, "wb", 0, closefd=False) as stdout:
-            return not (isinstance(stdout, FileIO) or isinstance(stderr, FileIO))  # two consoles are one
+            return not (isinstance(stdout, FileIO) or isinstance(stderr, FileIO))  # both are the console
     except OSError:
         return False
 
 
 def open_standard_descriptors() -> None:
-    """Open closed descriptors 0 to 2 on the null device, so that no data file gets their numbers."""
+    """Open the null device for each closed descriptor from 0 to 2, so that no data file gets its number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -2942,12 +2935,12 @@ def configure_logging(verbose: bool) -> None:
 
 
 class Load(NamedTuple):
-    """What came in some seconds, and what that took."""
+    """The requests received, and the CPU time used, in a time span."""
 
     seconds: float = 0.0
     requests: int = 0
-    cpu: float = 0.0  # CPU seconds that the server's processes used
-    idle: float = 0.0  # CPU seconds that nobody used, of all the machine's; nan where the system does not tell
+    cpu: float = 0.0  # CPU seconds of the server's processes
+    idle: float = 0.0  # idle CPU seconds of the whole machine; nan if unknown
 
     def __add__(self, other: Any) -> "Load":
         return Load(*map(add, self, other))
@@ -2957,29 +2950,29 @@ class Load(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Requests per second."""
+        """Return the requests per second."""
         return self.requests / self.seconds if self.seconds else 0.0
 
     @property
     def cpus(self) -> float:
-        """How many CPUs the server's processes kept busy."""
+        """Return how many CPUs the server's processes kept busy."""
         return self.cpu / self.seconds if self.seconds else 0.0
 
 
 class Meter:
-    """What the server takes, second by second; it has no clock, and only adds up what it is told."""
+    """Statistics of the server, second by second. It has no clock; it only accumulates samples."""
 
     def __init__(self) -> None:
         self.total, self.last = Load(), Load(seconds=1.0)
-        self.peak = self.recent_peak = 0.0  # requests per second, since the start and since take_recent_peak()
+        self.peak = self.recent_peak = 0.0  # most requests in a second: of the run, and since take_recent_peak()
         self.peak_at = 0.0  # in seconds since 1970
         self.rates: deque[float] = deque(maxlen=CHART_SECONDS)
-        self.busy: deque[Load] = deque(maxlen=BEST_SECONDS)  # the last seconds in a row with half of the peak, or more
-        self.best = Load()  # of all such seconds in a row, those with most requests
+        self.busy: deque[Load] = deque(maxlen=BEST_SECONDS)  # the last seconds in a row with at least half of the peak
+        self.best = Load()  # of all such seconds in a row, those with the most requests
 
     def add(self, load: Load, now: float) -> None:
-        """Add the load of the last second; now is in seconds since 1970."""
-        load = load._replace(cpu=max(0.0, load.cpu))  # a worker that took the place of another begins at 0
+        """Add the load of the last second; `now` is in seconds since 1970."""
+        load = load._replace(cpu=max(0.0, load.cpu))  # negative when a new worker, at 0, replaces one that died
         self.total += load
         if load.seconds < SHORT_SECONDS:
             return
@@ -2998,12 +2991,12 @@ class Meter:
             self.best = in_a_row
 
     def take_recent_peak(self) -> float:
-        """Return the most requests in a second since the last call."""
+        """Return the peak rate (requests per second) since the last call."""
         peak, self.recent_peak = self.recent_peak, 0.0
         return peak
 
     def live_line(self, connections: int, status: str, width: int, blocks: str = BLOCKS) -> str:
-        """Return what the last second was like, in so many columns; blocks are those of a chart, if there is one."""
+        """Return the live line for the last second, at most `width` columns; `blocks` draw its chart, "" is none."""
         figures = [
             per_second(self.last.rate),
             f"at most {per_second(self.peak)}",
@@ -3023,7 +3016,7 @@ class Meter:
         return f"{chart}  {line}" if chart else line
 
     def summary(self, cpus: float, machine_cpus: int, processes: int) -> list[str]:
-        """Return what the server took since the start, in lines; cpus is how many it may use, in so many processes."""
+        """Return the lines of the final summary; the server may use `cpus` CPUs, in `processes` processes."""
         if not self.total.requests:
             return []
         total = f"{counted(self.total.requests, 'request')} in {duration(self.total.seconds)}"
@@ -3037,12 +3030,12 @@ class Meter:
 
 
 def of_a_cpu(load: Load) -> str:
-    """Return the share that the server used."""
+    """Format the server's CPU use, in percent of one CPU."""
     return f"{100 * load.cpus:.0f} % of a CPU"
 
 
 def verdict(load: Load, cpus: float, machine_cpus: int, processes: int) -> str:
-    """Return what the limit was, in a sentence; empty where the figures allow none."""
+    """Return a sentence on what limited the load; "" if the figures do not show it."""
     usable = min(cpus, processes)
     used = load.cpus / usable
     idle = load.idle / load.seconds / machine_cpus
@@ -3051,16 +3044,16 @@ def verdict(load: Load, cpus: float, machine_cpus: int, processes: int) -> str:
         return f"The server used {own} fully: " + ("more needs --workers" if processes < cpus else "it may use no more")
     if idle < IDLE_SHARE:
         return "All CPUs of this machine were busy, also with other work: a load from another machine may show more"
-    if used <= SPARE_SHARE and idle >= IDLE_SHARE:  # not with nan
+    if used <= SPARE_SHARE and idle >= IDLE_SHARE:  # false if `idle` is nan
         return "The server had CPU to spare: the load or the network was the limit"
     return ""
 
 
 class Watch(threading.Thread):
-    """The daemon thread that looks at the counter each second, for the live line and for the summary at the end."""
+    """The daemon thread that samples the counter each second, for the live line and for the final summary."""
 
     def __init__(self, counter: Counter, processes: int, courier: Courier, is_live: bool) -> None:
-        """processes, or threads that serve at once; courier has the status of InfluxDB."""
+        """`processes` is the number of all serving threads; `courier` has the status of InfluxDB."""
         super().__init__(name="watch", daemon=True)
         self.counter, self.processes, self.courier, self.is_live = counter, processes, courier, is_live
         self.meter = Meter()
@@ -3068,7 +3061,7 @@ class Watch(threading.Thread):
         self.seen = self.figures()
 
     def figures(self) -> Load:
-        """Return all that there has been until now, by the monotonic time."""
+        """Return the totals until now; `seconds` is the monotonic time."""
         cpu = sum(self.counter.column(Counter.CPU_TIME, self.processes)) / 1e6
         return Load(monotonic(), self.counter.total(), cpu, idle_seconds())
 
@@ -3077,8 +3070,8 @@ class Watch(threading.Thread):
             self.look()
 
     def look(self) -> None:
-        """Add what came since the last look, and show it."""
-        with contextlib.suppress(Exception):  # it only shows what there is
+        """Add the load since the last look to the meter, and show it."""
+        with contextlib.suppress(Exception):  # statistics are not essential
             before, self.seen = self.seen, self.figures()
             self.meter.add(self.seen - before, time())
             if self.is_live and not self.stopping.is_set():
@@ -3095,7 +3088,7 @@ class Watch(threading.Thread):
             show_live_line("")
 
     def log_summary(self) -> None:
-        """Log what the server took since the start."""
+        """Log the summary."""
         with contextlib.suppress(Exception):
             for line in self.meter.summary(cpu_limit(), os.cpu_count() or 1, self.processes):
                 log.info("%s", line)
@@ -3105,7 +3098,7 @@ class Watch(threading.Thread):
 
 
 class Options(NamedTuple):
-    """What the command line and the environment ask for."""
+    """The options, from the command line, the environment or the defaults."""
 
     bind: Optional[str] = None
     port: int = PORT
@@ -3117,12 +3110,12 @@ class Options(NamedTuple):
     access_log: bool = False
     quiet: bool = False
     verbose: bool = False
-    threads: int = 1  # of each process that serve; it decides whose a cell is, and stays
-    misspelt: list[str] = []  # a warning for each variable in the environment that may be
+    threads: int = 1  # serving threads per process; fixed, because it determines which process owns which cell
+    misspelt: list[str] = []  # warnings: variables in the environment that resemble one of the program's
 
 
 EXAMPLES = f"""\
-Each option can be given in the environment as well: --port as {VARIABLE}PORT,
+Each option can also be set in the environment: --port as {VARIABLE}PORT,
 --access-log as {VARIABLE}ACCESS_LOG=1, --influx as {DSN_VARIABLE},
 tags as {VARIABLE}TAG=host=a,rack=b. The command line wins.
 
@@ -3160,20 +3153,20 @@ def positive_seconds(text: str) -> float:
 
 def listen_address(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address; without the option it listens on all")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address; omit the option to listen on all addresses")
     return text
 
 
 def data_source_name(text: str) -> Destination:
     try:
-        return parse_dsn(text.strip())  # a file that a secret comes from ends with a line end
+        return parse_dsn(text.strip())  # a variable set from a file may end with a newline
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}; the form of a data source name is in --help") from None
 
 
 def file_name(text: str) -> str:
     if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file, or :memory:")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a file name nor :memory:")
     return text
 
 
@@ -3186,30 +3179,30 @@ def worker_count(text: str) -> int:
 def tag(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
     if not key or not value or "\\" in text or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, neither empty, in one line without a backslash")
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, both printable, not empty, without a backslash")
     if key in ("request", "time") or key.startswith("_"):
-        raise argparse.ArgumentTypeError(f"{key!r} is a key of the server or of InfluxDB itself; give another")
+        raise argparse.ArgumentTypeError(f"{key!r} is reserved by the server or InfluxDB; use another key")
     return key, value
 
 
 def flag(text: str) -> bool:
     if text.lower() not in ("1", "yes", "true", "on", "0", "no", "false", "off"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 0 (or yes/no, true/false, on/off)")
     return text.lower() in ("1", "yes", "true", "on")
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Return what a mistyped word may mean; "" if nothing is near."""
-    import difflib  # in time only for those who need it
+    """Return the known word that is most like a mistyped one; "" if none is."""
+    import difflib  # imported only when needed
 
     return "".join(difflib.get_close_matches(word, known, n=1))
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that hides passwords in messages about bad usage, and knows what a mistyped option may mean."""
+    """An ArgumentParser that hides passwords in usage errors, and suggests the right name for a mistyped option."""
 
     def error(self, message: str) -> NoReturn:
-        is_own = message.startswith(("argument --influx: ", f"{DSN_VARIABLE}: "))  # which quotes no password
+        is_own = message.startswith(("argument --influx: ", f"{DSN_VARIABLE}: "))  # these contain no password
         hidden = message if is_own else re.sub(r"(?s)influxdb://.*", "influxdb://…", message)
         if mistyped := re.match(r"unrecognized arguments: (-[\w-]+)", message):
             meant = near(mistyped[1], re.findall(r"--[a-z-]+", self.format_usage()))
@@ -3218,7 +3211,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(argv: Optional[list[str]]) -> Options:
-    """Read the command line, and what it does not give in the environment; bad usage ends the program with status 2."""
+    """Parse the command line, then the environment for options not given there; exit with 2 on a usage error."""
     parser = Parser(
         prog="webserver_influx.py",
         description="Adds up numbers over HTTP and tells InfluxDB 1.8 how many requests came.",
@@ -3253,8 +3246,8 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     add("--quiet", action="store_true", help="leave out the live line and the line for each interval (default: off)")
     add("--verbose", action="store_true", help="log debug messages as well (default: off)")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    not_given = dict.fromkeys(action.dest for action in actions)  # None, which no option means
-    given = vars(parser.parse_args(argv, argparse.Namespace(**not_given)))
+    unset = dict.fromkeys(action.dest for action in actions)  # None, which is no option's value
+    given = vars(parser.parse_args(argv, argparse.Namespace(**unset)))
     tag_source = "argument --tag" if given["tags"] else f"{VARIABLE}TAG"
     misspelt = read_environment(parser, actions, given)
     tags = dict(given["tags"])
@@ -3265,10 +3258,10 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
 
 
 def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) -> list[str]:
-    """Take from the environment what the command line does not give, and from the defaults what neither does.
+    """Complete `given` from the environment, then from the defaults; exit with 2 on a bad value.
 
-    Return a warning for each variable that nobody knows and that resembles one. An empty one is ignored: compose makes
-    that of an unset variable. So is an address: Kubernetes makes variables for a service called webserver-influx.
+    Return a warning for each unknown variable that resembles one of the program's. Empty variables are ignored, because
+    Compose sets unset ones to "", and addresses, because Kubernetes sets them for a service called webserver-influx.
     """
     found = {name: text.strip() for name, text in os.environ.items() if name.startswith(VARIABLE)}
     found = {name: text for name, text in found.items() if text and not re.match("(?:tcp|udp|sctp)://", text)}
@@ -3277,7 +3270,7 @@ def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) 
         (option,) = action.option_strings
         name = DSN_VARIABLE if option == "--influx" else VARIABLE + option[2:].replace("-", "_").upper()
         names.append(name)
-        if given[action.dest] is None:  # the command line wins, even with a default
+        if given[action.dest] is None:  # not on the command line
             try:
                 given[action.dest] = read_variable(action, found[name]) if name in found else action.default
             except argparse.ArgumentTypeError as error:
@@ -3292,9 +3285,9 @@ def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) 
 
 
 def read_variable(action: Any, text: str) -> Any:
-    """Return what a variable says, as the command line would say it. Raises ArgumentTypeError.
+    """Parse a variable's text as the parser's action would parse an argument. Raises ArgumentTypeError.
 
-    What may be repeated there is separated by commas here; one that is no separator is `\\,`, as in line protocol.
+    The values of a repeatable option are separated by commas; a literal comma is `\\,`, as in line protocol.
     """
     if action.nargs == 0:
         return flag(text)
@@ -3310,10 +3303,10 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 def catch_signals() -> threading.Event:
-    """Return what is set when a signal asks to stop; a second one ends the process at once. Raises StartError.
+    """Return an event that the first stop signal sets; a second one, except SIGHUP, exits at once. Raises StartError.
 
-    A thread is told by a byte that comes from C (`set_wakeup_fd`): a signal between two system calls is not overlooked,
-    and on Windows, where no signal ends a wait for a lock before Python 3.14, the main thread need not run.
+    A thread waits for the byte that Python's C-level handler writes (`set_wakeup_fd`). So a signal between two system
+    calls is not missed, and the main thread may wait for a lock, which no signal ends on Windows before Python 3.14.
     """
     readable, writable = socket.socketpair()
     writable.setblocking(False)
@@ -3322,22 +3315,22 @@ def catch_signals() -> threading.Event:
     def listen_to_signals() -> None:
         readable.recv(1)
         stop_asked.set()
-        hurry_at = monotonic() + REPEAT_SECONDS
-        while readable.recv(1)[0] == getattr(signal, "SIGHUP", None) or monotonic() < hurry_at:
+        repeat_end = monotonic() + REPEAT_SECONDS
+        while readable.recv(1)[0] == getattr(signal, "SIGHUP", None) or monotonic() < repeat_end:
             pass
         os._exit(130)
 
     start_thread(threading.Thread(target=listen_to_signals, name="signals", daemon=True))
-    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # open for as long as the process is
+    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)  # stays open until the process ends
     for signum in STOP_SIGNALS:
-        if signal.getsignal(signum) is not signal.SIG_IGN:  # as SIGINT in background jobs of a shell, SIGHUP by nohup
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup ignores SIGHUP; a shell may ignore a job's SIGINT
             signal.signal(signum, lambda *_: None)
     return stop_asked
 
 
 @contextlib.contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """Let a process that is started meanwhile begin with the stop signals blocked or, on Windows, Ctrl-C ignored."""
+    """Have processes that are started inside the `with` block begin with stop signals blocked (Windows: ignored)."""
     if sys.platform == "win32":
         import ctypes
 
@@ -3352,7 +3345,7 @@ def stop_signals_blocked() -> Iterator[None]:
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        resource_tracker.ensure_running()  # a process, which is to outlive these signals; its start unblocks some
+        resource_tracker.ensure_running()  # this helper process must survive the signals; starting it unblocks some
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         yield
     finally:
@@ -3360,11 +3353,11 @@ def stop_signals_blocked() -> Iterator[None]:
 
 
 def open_files(options: Options, stack: contextlib.ExitStack) -> tuple[Counter, Outbox]:
-    """Open, or create, the counter and the outbox; leave their closing to the stack. Raises StartError."""
+    """Open or create the counter and the outbox, which the stack closes. Raises StartError."""
     count_file = f"{options.state}-count"
     if options.state == ":memory:":
         count_file = ":memory:"
-        if options.workers > 1:  # which share the count through a file
+        if options.workers > 1:  # they share the counter through a file
             count_file = os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "count")
     outbox = stack.enter_context(contextlib.closing(Outbox(options.state)))
     try:
@@ -3385,23 +3378,23 @@ def open_files(options: Options, stack: contextlib.ExitStack) -> tuple[Counter, 
 
 
 def announce(listener: socket.socket, options: Options, state: str) -> None:
-    """Print the addresses of the server and of InfluxDB."""
+    """Print where the server listens, where the points go, and how many CPUs it uses."""
     host, port = socket.getnameinfo(listener.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-    where, others = uri_host(host.replace("%", "%25")), ""  # RFC 6874 §2: a zone is behind %25
+    where, others = uri_host(host.replace("%", "%25")), ""  # RFC 6874 §2: "%25" precedes a zone
     if host in ("::", "0.0.0.0"):
         where, others = "localhost", " and all other addresses" if host == "::" else " and all other addresses of IPv4"
     cpus = cpu_count()
     more = "; --workers auto uses all" if options.workers * options.threads < cpus else ""
     print(
         f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
-        f"Every {options.interval:g} s statistics go to {options.destination}.\n"
-        f"Until InfluxDB has them, they are in {state}.\n"
+        f"Every {options.interval:g} s a point goes to {options.destination}.\n"
+        f"Until InfluxDB has taken them, points wait in {state}.\n"
         f"{counted(options.workers, 'process')} on {counted(cpus, 'CPU')}{more}.",
     )
 
 
 def access_log(options: Options) -> Optional[Callable[[bytes], object]]:
-    """Return what writes a line of the access log; None if there is none."""
+    """Return the function that writes a line of the access log; None without --access-log."""
     return sys.stderr.buffer.write if options.access_log else None
 
 
@@ -3422,7 +3415,7 @@ def run(options: Options, stop_asked: threading.Event) -> None:
         try:
             service.start()
             start_thread(reporter)
-            start_thread(courier)  # which imports what InfluxDB takes, while no other thread imports anything
+            start_thread(courier)  # it imports the InfluxDB client, while no other thread imports anything
             announce(listener, options, outbox.display_name)
             start_thread(watch)
             stop_asked.wait()
@@ -3435,7 +3428,7 @@ def run(options: Options, stop_asked: threading.Event) -> None:
             watch.look()
             reporter.stop(end)
             this = threading.get_ident()
-            log.addFilter(lambda record: record.thread == this)  # no other thread logs anything after the summary
+            log.addFilter(lambda record: record.thread == this)  # other threads log nothing after the summary
             watch.log_summary()
 
 
@@ -3450,7 +3443,7 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 
 def run_to_end(argv: Optional[list[str]]) -> int:
-    """Do what main() does, with outputs that it need not wait for."""
+    """Do what main() does, with standard output and error written in the background."""
     options = parse_arguments(argv)
     configure_logging(options.verbose)
     for warning in options.misspelt:
@@ -3460,10 +3453,10 @@ def run_to_end(argv: Optional[list[str]]) -> int:
         return 0
     except StartError as error:
         reason = str(error)
-    except (OSError, MemoryError, ImportError) as error:  # ImportError: a part of Python that cannot be opened
+    except (OSError, MemoryError, ImportError) as error:  # ImportError: a module's file cannot be opened
         reason = reason_of(error)
     finally:
-        for signum in STOP_SIGNALS:  # or one of them would end the process while the interpreter does
+        for signum in STOP_SIGNALS:  # the interpreter's end resets them, and one would then kill the process
             signal.signal(signum, signal.SIG_IGN)
     print(f"webserver_influx.py: error: {reason}", file=sys.stderr)
     return 1

@@ -70,7 +70,7 @@ options:
                       off)
   --version           show program's version number and exit
 
-Each option can be given in the environment as well: --port as WEBSERVER_INFLUX_PORT,
+Each option can also be set in the environment: --port as WEBSERVER_INFLUX_PORT,
 --access-log as WEBSERVER_INFLUX_ACCESS_LOG=1, --influx as WEBSERVER_INFLUX_DSN,
 tags as WEBSERVER_INFLUX_TAG=host=a,rack=b. The command line wins.
 
@@ -215,8 +215,8 @@ def test_influx_is_where_the_points_go(server, influxd):
     influx = influxd()
     web = server("--influx", f"influxdb://me:{PASSWORD}@127.0.0.1:{influx.port}/numbers")
     destination = f"influxdb://me@127.0.0.1:{influx.port}/numbers"
-    assert f"Every 60 s statistics go to {destination}.\n" in web.stdout_text()
-    assert "\nUntil InfluxDB has them, they are in math_server.db.\n" in web.stdout_text()
+    assert f"Every 60 s a point goes to {destination}.\n" in web.stdout_text()
+    assert "\nUntil InfluxDB has taken them, points wait in math_server.db.\n" in web.stdout_text()
     web.get()
     assert web.stop() == 0
     assert [row["requests_number"] for row in influx.query("SELECT * FROM numbers.autogen.requests")] == [1]
@@ -326,10 +326,10 @@ def test_a_flag_in_the_environment_can_be_off(environment, text):
         ("--workers", "many", "'many' is not a number from 1 to 255, or auto"),
         ("--tag", "host", "'host' is not KEY=VALUE"),
         ("--tag", "host=a,b", "'b' is not KEY=VALUE"),
-        ("--tag", "host=a,time=b", "'time' is a key of the server or of InfluxDB itself"),
+        ("--tag", "host=a,time=b", "'time' is reserved by the server or InfluxDB"),
         ("--tag", "host=a,host=b", "the key 'host' is given twice"),
-        ("--verbose", "very", "'very' is neither 1 nor 0"),
-        ("--access-log", "2", "'2' is neither 1 nor 0"),
+        ("--verbose", "very", "'very' is neither 1 nor 0 (or yes/no, true/false, on/off)"),
+        ("--access-log", "2", "'2' is neither 1 nor 0 (or yes/no, true/false, on/off)"),
     ],
 )
 def test_a_bad_value_is_told_with_the_name_of_its_variable_unless_the_command_line_wins(
@@ -539,7 +539,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(server):
     lines = [line.split("Worker ")[1] for line in web.log() if "Worker " in line]
     died, failed, again = lines
     assert died.endswith(" died (exit code -9); another takes its place")
-    assert failed.endswith(": Too many open files (ulimit -n)); it is tried again and again")
+    assert failed.endswith(": Too many open files (ulimit -n)); the server keeps trying")
     assert again.endswith(" serves again")
 
 
@@ -591,7 +591,7 @@ def test_workers_auto_is_one_for_each_cpu(server):
         (["--tag", "host="], "argument --tag: "),
         (["--tag", "host=a\nb"], "argument --tag: "),
         (["--tag", "host=a\\"], "argument --tag: "),
-        (["--tag", "request=x"], "argument --tag: 'request' is a key of the server or of InfluxDB itself"),
+        (["--tag", "request=x"], "argument --tag: 'request' is reserved by the server or InfluxDB"),
         (["--tag", "time=x"], "argument --tag: "),
         (["--tag", "_field=x"], "argument --tag: "),
         (["--tag", "host=a", "--tag", "host=a"], "argument --tag: the key 'host' is given twice"),
@@ -603,7 +603,7 @@ def test_workers_auto_is_one_for_each_cpu(server):
         (["--access_log"], "unrecognized arguments: --access_log; did you mean --access-log?"),
         (["--inflx", "influxdb://h"], "unrecognized arguments: --inflx influxdb://…; did you mean --influx?"),
         (["--bind", ""], "argument --bind: '' is not an address"),
-        (["--state", ""], "argument --state: '' is not the name of a file, or :memory:"),
+        (["--state", ""], "argument --state: '' is neither a file name nor :memory:"),
         (["--influx", ""], "argument --influx: it is empty"),
         (["--influx", " \n"], "argument --influx: it is empty"),
         (["--inter", "1"], "unrecognized arguments: --inter 1"),
@@ -637,4 +637,4 @@ def test_a_port_in_use_is_one_line(bind, state):
 def test_an_address_that_is_not_this_machines_is_one_line(address, state):
     line = failure("--bind", address, "--port", "0", "--state", state)
     assert line.startswith(f"cannot listen on {address}: ")
-    assert line.endswith("; --bind takes an address of this machine")
+    assert line.endswith("; --bind must be an address of this machine")

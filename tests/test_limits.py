@@ -256,7 +256,7 @@ def test_a_listening_socket_that_the_system_does_not_watch_is_tried_again_while_
         wait_until(lambda: len(dates) > 1)
         assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
     (line,) = caplog.messages
-    assert line.startswith("No connection can be accepted now ([Errno 28] No space left on device)")
+    assert line.startswith("Cannot accept connections ([Errno 28] No space left on device)")
 
 
 def test_a_bug_between_the_connections_is_logged_and_the_server_goes_on(local, monkeypatch, caplog):

@@ -117,7 +117,7 @@ def test_names_that_the_encoding_lacks_are_told_by_escapes(server, encoding):
     web = server("--state", "Łukasz-ü.db", env=env)
     last_letter = "ü".encode(encoding.partition(":")[0], "backslashreplace")
     assert (
-        b"Until InfluxDB has them, they are in \\u0141ukasz-%b.db." % last_letter
+        b"Until InfluxDB has taken them, points wait in \\u0141ukasz-%b.db." % last_letter
         in (web.folder / "stdout").read_bytes()
     )
     assert web.get().text == "Sum: 0"

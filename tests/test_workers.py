@@ -219,7 +219,7 @@ def test_the_pauses_between_two_tries_grow_up_to_a_minute(make_workers, caplog):
     assert pauses.seconds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     died, fails = caplog.messages
     assert died == "Worker 2 died (exit code -9); another takes its place"
-    assert fails == "Worker 2 cannot be started (cannot); it is tried again and again"
+    assert fails == "Worker 2 cannot be started (cannot); the server keeps trying"
 
 
 def test_a_worker_that_starts_and_dies_at_once_is_replaced_after_pauses_that_double(make_workers):
