@@ -2156,7 +2156,10 @@ class Connection:
         thread = self.thread
         begin, deadline, self.deadline = thread.now, self.deadline, inf
         self.watch(0)
-        thread.queue(self, is_first)
+        if is_first:  # in front, as its long work has begun, and keeps many objects in memory
+            thread.queued.appendleft(self)
+        else:
+            thread.queued.append(self)
         yield
         self.deadline = deadline + thread.now - begin
 
@@ -2286,13 +2289,6 @@ class ServingThread(threading.Thread):
             except Exception as error:
                 self.end(connection, error)
         self.responding.clear()
-
-    def queue(self, connection: Connection, is_first: bool) -> None:
-        """Queue a connection for a turn; in front if it has begun long work, which keeps many objects in memory."""
-        if is_first:
-            self.queued.appendleft(connection)
-        else:
-            self.queued.append(connection)
 
     def give_turn(self, connection: Connection) -> None:
         """Continue long work for one step, and set when the next turn may begin."""
@@ -2789,11 +2785,6 @@ class Output(BufferedIOBase):
                 dropped, self.dropped = self.dropped, 0
             log.warning("Dropped %s: the output was blocked or broken", counted(dropped, "log line"))
 
-    def show(self, line: str) -> None:
-        """Show this line below the log; with "", only clear another process's line before each write."""
-        self.live_line = line
-        self.buffer.put(b"")
-
     def with_live_line(self, text: bytes) -> bytes:
         """Return the text with control sequences that clear the live line before each line, and show it again after.
 
@@ -2840,9 +2831,10 @@ class Output(BufferedIOBase):
 
 
 def show_live_line(line: str) -> None:
-    """Show a line below the log on standard error; see Output.show()."""
+    """Show a line below the log on standard error; with "", only clear another process's line before each write."""
     output: Any = sys.stderr.buffer
-    output.show(line)
+    output.live_line = line
+    output.write(b"")  # wakes the writer
 
 
 def has_live_line(quiet: bool) -> bool:
@@ -3137,10 +3129,6 @@ def whole_number(text: str, low: int, high: int, more: str = "") -> int:
     return int(text)
 
 
-def port_number(text: str) -> int:
-    return whole_number(text, 0, 65535)
-
-
 def positive_seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -3228,7 +3216,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     about = "one address to listen on, 0.0.0.0 for all of IPv4, or :: (default: all, IPv4 and IPv6)"
     add("--bind", metavar="ADDRESS", type=listen_address, help=about)
     about = f"the port; 0 takes a free one (default: {PORT})"
-    add("--port", metavar="N", type=port_number, default=default.port, help=about)
+    add("--port", metavar="N", type=partial(whole_number, low=0, high=65535), default=default.port, help=about)
     about = f"""where statistics go: [https+]influxdb://user:password@host:port/path/database (default: {DSN_VARIABLE}
         in the environment, where ps does not show a password; else database {DATABASE} of user {USER} at
         localhost:8086)"""

@@ -176,5 +176,6 @@ def test_a_module_that_is_missing_skips_a_test_and_fails_it_only_where_ci_has_in
 def test_what_is_said_to_be_installed_by_ci_is_and_the_reverse():
     script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
     installs = re.findall(r"^    ([\w-]+) +command -v ([\w.-]+)$", script, re.MULTILINE)
-    of_the_script = {"nginx": "nginx-light", "python3": "python3", "pypy3": "pypy3"}  # which no test asks for by installed()
+    # no test asks for these by installed()
+    of_the_script = {"nginx": "nginx-light", "python3": "python3", "pypy3": "pypy3"}
     assert {command: package for package, command in installs} == {**INSTALLED_BY_CI, **of_the_script}
