@@ -37,6 +37,13 @@ def warnings_of(web: Server) -> list[str]:
     return re.findall("^.* WARNING (.*)$", web.stderr_text(), re.MULTILINE)
 
 
+def the_warning(web: Server) -> str:
+    """Wait for the first warning, which is to be the only one; return it."""
+    wait_until(lambda: warnings_of(web))
+    (line,) = warnings_of(web)
+    return line
+
+
 def times_of(points: list[dict]) -> list[int]:
     return [point["time"] for point in points]
 
@@ -143,7 +150,7 @@ def test_a_wrong_password_is_one_line_that_says_what_to_do_and_never_the_passwor
     wait_until(lambda: influx.total() == 2)
     wait_until(lambda: WELL in web.stderr_text())
     assert web.stop() == 0
-    (line,) = warnings_of(web)
+    line = the_warning(web)
     assert "401" in line
     assert "math_server" in line
     assert "--influx" in line
@@ -157,7 +164,7 @@ def test_a_user_without_a_grant_is_one_line_with_the_grant_that_helps(server, in
     web = server("--interval", "0.2", "--influx", influx.dsn())
     make_requests(web, 2)
     wait_until(lambda: len(waiting(web.state)) >= 3)
-    (line,) = warnings_of(web)
+    line = the_warning(web)
     assert "403" in line
     grant = re.search('GRANT ALL ON "math_server" TO "math_server"', line)[0]
     influx.query(grant)
@@ -170,7 +177,7 @@ def test_a_missing_database_that_the_user_may_not_create_stops_nothing(server, i
     web = server("--interval", "0.2", "--influx", influx.dsn())
     make_requests(web, 2)
     wait_until(lambda: len(waiting(web.state)) >= 3)
-    (line,) = warnings_of(web)
+    line = the_warning(web)
     influx.query(re.search('CREATE DATABASE "math_server"', line)[0])
     influx.query("GRANT ALL ON math_server TO math_server")
     wait_until(lambda: influx.total() == 2)
@@ -216,7 +223,7 @@ def test_a_wrong_path_is_told_with_what_the_proxy_answers(server, influx, nginx)
     port = nginx(influx.port).port
     web = server("--interval", "0.2", "--influx", f"influxdb://127.0.0.1:{port}/influx/math_server")
     wait_until(lambda: warnings_of(web))
-    (line,) = warnings_of(web)
+    line = the_warning(web)
     assert line.startswith(f"InfluxDB at 127.0.0.1:{port}/influx answers 404 Not Found: 404 Not Found; points wait in")
 
 
@@ -231,7 +238,7 @@ def test_an_influxd_that_starts_later_gets_every_point_with_its_own_time(server,
         number = len(waiting(web.state))
         wait_until(lambda number=number: len(waiting(web.state)) > number)
     waited = waiting(web.state)
-    (line,) = warnings_of(web)
+    line = the_warning(web)
     assert "start influxd" in line
     influx.start()
     wait_until(lambda: influx.total() == 6)
@@ -239,7 +246,7 @@ def test_an_influxd_that_starts_later_gets_every_point_with_its_own_time(server,
     stored = [(point["time"], point["requests_number"]) for point in influx.points()]
     assert stored[: len(waited)] == waited
     assert web.stderr_text().count(WELL) == 1
-    assert len(warnings_of(web)) == 1
+    the_warning(web)
 
 
 def test_points_that_waited_arrive_after_a_restart_of_the_server_too(server, influxd):
@@ -293,7 +300,7 @@ def test_a_frozen_influxd_holds_up_neither_requests_nor_points_nor_the_end(serve
     wait_until(lambda: influx.total() == 10)
     assert point in [(each["time"], each["requests_number"]) for each in influx.points()]
     wait_until(lambda: WELL in web.stderr_text())
-    assert len(warnings_of(web)) == 1
+    the_warning(web)
 
 
 def test_sigterm_delivers_the_last_part_of_an_interval_within_5_s(server, influx):
@@ -368,7 +375,7 @@ def test_what_is_no_influxdb_is_one_line_and_points_wait(server):
     web = server("--interval", "0.2", "--influx", f"influxdb://127.0.0.1:{other.port}")
     make_requests(web, 2)
     wait_until(lambda: sum(number for _, number in waiting(web.state)) == 2 and len(waiting(web.state)) >= 3)
-    assert len(warnings_of(web)) == 1
+    the_warning(web)
     assert rejected(web.state) == []
 
 
@@ -389,7 +396,7 @@ def test_an_error_of_influxdb_itself_is_one_line_in_its_own_words(server, conten
         web = server("--interval", "0.2", "--influx", f"influxdb://127.0.0.1:{ill.server_port}")
         make_requests(web, 2)
         wait_until(lambda: len(waiting(web.state)) >= 3)
-        (line,) = warnings_of(web)
+        line = the_warning(web)
         assert f"127.0.0.1:{ill.server_port} answers 503 Service Unavailable: a shard is ill; points wait in" in line
         assert web.stop() == 0
         ill.shutdown()
@@ -402,7 +409,7 @@ def test_without_the_influxdb_package_the_server_serves_on_and_says_what_to_inst
     web = server("--interval", "0.2", env={"PYTHONPATH": str(shadow)})
     make_requests(web, 2)
     wait_until(lambda: len(waiting(web.state)) >= 3)
-    (line,) = warnings_of(web)
+    line = the_warning(web)
     assert line.startswith(
         "the package influxdb is missing; start the server with .venv/bin/python, as README.md does; "
     )
@@ -437,7 +444,7 @@ def test_a_broken_influxdb_package_ends_neither_the_server_nor_its_reports(serve
         webs.append(server("--interval", "0.2", env={"PYTHONPATH": str(shadow)}))
     for web, (_, reason) in zip(webs, BROKEN_PACKAGES.values()):
         wait_until(lambda web=web: len(waiting(web.state)) >= 3)
-        (line,) = warnings_of(web)
+        line = the_warning(web)
         assert reason in line
         assert "is missing" not in line
         assert web.stop() == 0
@@ -468,7 +475,7 @@ def test_a_full_disk_of_influxdb_is_waited_for(server, influxd):
         web = server("--interval", "0.3", "--tag", f"long={long}", "--influx", influx.dsn())
         make_requests(web, 3)
         wait_until(lambda: len(waiting(web.state)) >= 3)
-        (line,) = warnings_of(web)
+        line = the_warning(web)
         assert re.search("400 Bad Request: partial write: .*no space left on device dropped=[1-9]", line)
         assert rejected(web.state) == []
         (data / "fill").unlink()
@@ -488,7 +495,7 @@ def test_a_limit_of_series_is_waited_for(server, influxd):
     web = server("--interval", "0.3", "--influx", influx.dsn())
     make_requests(web, 3)
     wait_until(lambda: len(waiting(web.state)) >= 3)
-    (line,) = warnings_of(web)
+    line = the_warning(web)
     assert "max-series-per-database limit exceeded" in line
     influx.start_configured("data", "max-series-per-database = 1")  # without
     wait_until(lambda: influx.total() == 4)
@@ -518,7 +525,7 @@ def test_a_retention_policy_that_is_missing_is_told_in_influxdbs_words_and_waite
     web = server("--interval", "0.3", "--influx", influx.dsn())
     make_requests(web, 3)
     wait_until(lambda: len(waiting(web.state)) >= 3)
-    (line,) = warnings_of(web)
+    line = the_warning(web)
     assert "answers 500 Internal Server Error: retention policy not found: autogen; points wait in" in line
     influx.query("CREATE RETENTION POLICY autogen ON math_server DURATION INF REPLICATION 1 DEFAULT")
     wait_until(lambda: influx.total() == 3)
@@ -588,7 +595,7 @@ def test_a_point_that_cannot_be_parsed_is_set_aside_and_no_other(stopped, influx
     wait_until(lambda: not waiting(stopped.state))
     assert stopped.stop() == 0
     assert [(when, number) for when, number, _ in rejected(stopped.state)] == [(last, 33)]
-    (line,) = warnings_of(stopped)
+    line = the_warning(stopped)
     assert "unable to parse" in line
 
 
