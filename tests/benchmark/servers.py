@@ -61,6 +61,13 @@ def ours(_, port, folder, python=sys.executable):
     return *command, "--bind", "127.0.0.1", "--port", port, "--state", folder / f"state-{port}"
 
 
+def ours_on_pypy(name, port, folder):
+    python = shutil.which("pypy3")
+    if not python:
+        raise Absent("no pypy3 on this machine")
+    return ours(name, port, folder, python)
+
+
 def peer(name, port, _):
     return sys.executable, HERE / "peers.py", name, port
 
@@ -106,6 +113,7 @@ def framework(title, packages=""):
 
 PEERS = {
     "ours": Peer("webserver_influx.py", command=ours),
+    "pypy": Peer("webserver_influx.py on PyPy", report.YARDSTICK, command=ours_on_pypy, skips=("instructions",)),
     "bjoern": Peer("bjoern", packages="bjoern bjoern-binary"),
     "fastpysgi": Peer("FastPySGI, WSGI", packages="fastpysgi"),
     "fastpysgi_asgi": Peer("FastPySGI, ASGI", packages="fastpysgi"),
