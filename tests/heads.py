@@ -1,9 +1,11 @@
 """Heads of requests, good and bad, for every test that wants one of each.
 
-GOOD holds bytes, BAD the status that refuses the bytes with them; the keys say what is special, in ids of tests.
+GOOD maps names to heads, BAD maps names to the status of the refusal and the head. The names are the ids of tests.
 """
 
 from __future__ import annotations
+
+import re
 
 NEXT = b"GET /next?a=1 HTTP/1.1\r\nHost: next\r\n\r\n"  # what may follow each of them
 
@@ -97,6 +99,21 @@ GOOD = {
     "a head of 65536 bytes": head_of_size(65536),
     "100 fields": fields_of(100),
 }
+
+
+def answered(head: bytes) -> tuple[str, bytes, int]:
+    """Return the method of a good head, a body that fits it, and the status of the final response to both."""
+    method = head.lstrip().split(b" ")[0].decode()
+    if len(head) > 5000 and b"Content-Length" in head:
+        return method, b"", 413
+    if b"unexpected" in head:
+        return method, b"", 417
+    body = b"{ }" if re.search(rb"Content-Length: 0*3", head) else b""
+    if b"chunked" in head.lower():
+        body = b"0\r\n\r\n"
+    status = {"GET": 200, "HEAD": 200, "POST": 200, "OPTIONS": 405, "CONNECT": 405}.get(method, 501)
+    return method, body, status
+
 
 BAD = {
     # malformed request lines
