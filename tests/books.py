@@ -1,6 +1,6 @@
-"""The books of a server: its counter file and its state file, read by their layouts and not by its own code.
+"""Reads a server's counter file and state file by their documented layouts, without the program's code.
 
-`state` is the path of the state file; the counter file is beside it.
+`state` is the path of the state file; the counter file is FILE-count beside it.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import sqlite3
 import struct
 from pathlib import Path
 
-SECOND, MILLISECOND = 1_000_000_000, 1_000_000  # in the nanoseconds of points
+SECOND, MILLISECOND = 1_000_000_000, 1_000_000  # in nanoseconds, the unit of a point's time
 
 
 def count(counter, number: int) -> None:
-    """Let a Counter count so many requests."""
+    """Count this many requests in a Counter."""
     for _ in range(number):
         counter.cells[0].increment()
 
 
 def cells(state: Path) -> list[int]:
-    """What each worker has counted, by the layout in the docstring of Counter."""
+    """Return the number in each cell; the docstring of Counter has the layout."""
     content = Path(f"{state}-count").read_bytes()
     return [struct.unpack_from("=Q", content, offset)[0] for offset in range(64, len(content), 64)]
 
 
 def counted(state: Path) -> int:
-    """All requests that were ever counted."""
+    """Return the number of all requests that were ever counted."""
     return sum(cells(state))
 
 
 def ask(state: Path, statement: str) -> list[tuple]:
-    """Ask the state file. No rows, while a server that starts has not made it."""
+    """Return the rows of a query; no rows if a server has not created the file or its tables yet."""
     if not state.exists():
         return []
     with contextlib.closing(sqlite3.connect(state)) as database:
@@ -44,17 +44,17 @@ def ask(state: Path, statement: str) -> list[tuple]:
 
 
 def waiting(state: Path) -> list[tuple[int, int]]:
-    """Time and number of the points that InfluxDB has not taken."""
+    """Return time and number of each point that waits for InfluxDB."""
     return ask(state, "SELECT time, requests_number FROM requests ORDER BY time")
 
 
 def rejected(state: Path) -> list[tuple[int, int, str]]:
-    """Time, number and reason of the points that InfluxDB rejected."""
+    """Return time, number and reason of each point that InfluxDB rejected."""
     return ask(state, "SELECT time, requests_number, reason FROM rejected ORDER BY time")
 
 
 def add_waiting(state: Path, points: list[tuple[int, int]]) -> None:
-    """Add points to the state file of a server that does not run, as if it had recorded them, in this order."""
+    """Add points to the state file of a stopped server, as if it had recorded them in this order."""
     with contextlib.closing(sqlite3.connect(state)) as database, database:
         for point in points:
             database.execute("UPDATE state SET serial = serial + 1")

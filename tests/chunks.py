@@ -1,6 +1,7 @@
-"""Chunked bodies, good and bad, for every test that wants one of each.
+"""Tables of chunked bodies, good and bad.
 
-CHUNKED_GOOD holds bytes with the body in them, CHUNKED_BAD the status that refuses the bytes with them.
+CHUNKED_GOOD maps names to encoded and decoded bodies, CHUNKED_BAD maps names to the status of the refusal and the
+encoded body. The names are the ids of tests.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ def chunk(data: bytes, extension: bytes = b"") -> bytes:
 LAST_CHUNK = b"0\r\n\r\n"
 
 CHUNKED_GOOD = {
-    "nothing": (LAST_CHUNK, b""),
+    "an empty body": (LAST_CHUNK, b""),
     "one chunk": (chunk(b"hello") + LAST_CHUNK, b"hello"),
     "two chunks": (chunk(b"hel") + chunk(b"lo") + LAST_CHUNK, b"hello"),
     "CR and LF as data": (chunk(b"\r\n0\r\n\r\n") + LAST_CHUNK, b"\r\n0\r\n\r\n"),
@@ -26,7 +27,7 @@ CHUNKED_GOOD = {
     "an extension with a value": (chunk(b"hello", b";name=value") + LAST_CHUNK, b"hello"),
     "an extension in quotes": (chunk(b"hello", b';name="a;b\\" \\\\ \xe9="') + LAST_CHUNK, b"hello"),
     "an extension with an empty string": (chunk(b"hello", b';name=""') + LAST_CHUNK, b"hello"),
-    "extensions with spaces": (chunk(b"hello", b' ;\ta = b ; c="d" ;e') + LAST_CHUNK, b"hello"),
+    "extensions with spaces and tabs": (chunk(b"hello", b' ;\ta = b ; c="d" ;e') + LAST_CHUNK, b"hello"),
     "an extension of the last chunk": (chunk(b"hello") + b"0;end\r\n\r\n", b"hello"),
     "a trailer": (chunk(b"hello") + b"0\r\nName: value\r\n\r\n", b"hello"),
     "trailers": (chunk(b"hello") + b"0\r\nA: b\r\nC:\r\nContent-Length: 7\r\n\r\n", b"hello"),
@@ -39,39 +40,39 @@ CHUNKED_GOOD = {
 
 CHUNKED_BAD = {
     "no size": (400, b"\r\nhello\r\n" + LAST_CHUNK),
-    "no number": (400, b"xyz\r\n"),
+    "a size that is not a number": (400, b"xyz\r\n"),
     "0x": (400, b"0x5\r\nhello\r\n" + LAST_CHUNK),
     "a sign": (400, b"+5\r\nhello\r\n" + LAST_CHUNK),
     "a negative size": (400, b"-5\r\nhello\r\n" + LAST_CHUNK),
     "a space before the size": (400, b" 5\r\nhello\r\n" + LAST_CHUNK),
-    "a space behind the size": (400, b"5 \r\nhello\r\n" + LAST_CHUNK),
+    "a space after the size": (400, b"5 \r\nhello\r\n" + LAST_CHUNK),
     "an underscore": (400, b"0_5\r\nhello\r\n" + LAST_CHUNK),
     "a NUL": (400, b"5\0\r\nhello\r\n" + LAST_CHUNK),
-    "a tab behind the size": (400, b"5\t\r\nhello\r\n" + LAST_CHUNK),
-    "a size that ends in no digit": (400, b"5x\r\nhello\r\n" + LAST_CHUNK),
-    "a CR and another byte behind the size": (400, b"5\rX\nhello\r\n" + LAST_CHUNK),
-    "two CRs behind the size": (400, b"5\r\r\nhello\r\n" + LAST_CHUNK),
-    "a bare LF behind the size": (400, b"5\nhello\r\n" + LAST_CHUNK),
-    "a bare LF behind the data": (400, b"5\r\nhello\n" + LAST_CHUNK),
-    "a bare CR behind the data": (400, b"5\r\nhello\r" + LAST_CHUNK),
-    "an LF and a CR behind the data": (400, b"5\r\nhello\n\r" + LAST_CHUNK),
-    "an empty line behind a chunk": (400, chunk(b"hello") + b"\r\n" + LAST_CHUNK),
-    "a bare LF behind the last size": (400, chunk(b"hello") + b"0\n\r\n"),
+    "a tab after the size": (400, b"5\t\r\nhello\r\n" + LAST_CHUNK),
+    "a size that ends in another letter": (400, b"5x\r\nhello\r\n" + LAST_CHUNK),
+    "a CR and another byte after the size": (400, b"5\rX\nhello\r\n" + LAST_CHUNK),
+    "two CRs after the size": (400, b"5\r\r\nhello\r\n" + LAST_CHUNK),
+    "a bare LF after the size": (400, b"5\nhello\r\n" + LAST_CHUNK),
+    "a bare LF after the data": (400, b"5\r\nhello\n" + LAST_CHUNK),
+    "a bare CR after the data": (400, b"5\r\nhello\r" + LAST_CHUNK),
+    "an LF and a CR after the data": (400, b"5\r\nhello\n\r" + LAST_CHUNK),
+    "an empty line after a chunk": (400, chunk(b"hello") + b"\r\n" + LAST_CHUNK),
+    "a bare LF after the last size": (400, chunk(b"hello") + b"0\n\r\n"),
     "a bare CR in the size line": (400, b"5\r;a\r\nhello\r\n" + LAST_CHUNK),
     "more data than the size says": (400, b"4\r\nhello\r\n" + LAST_CHUNK),
     "less data than the size says": (400, b"6\r\nhello\r\n" + LAST_CHUNK),
-    "no CRLF behind the data": (400, b"5\r\nhello" + LAST_CHUNK),
+    "no CRLF after the data": (400, b"5\r\nhello" + LAST_CHUNK),
     "a space for an extension": (400, chunk(b"hello", b"; ") + LAST_CHUNK),
     "an extension without a semicolon": (400, chunk(b"hello", b" a=b") + LAST_CHUNK),
     "an extension with two values": (400, chunk(b"hello", b";a=b c") + LAST_CHUNK),
     "an extension without a name": (400, chunk(b"hello", b";") + LAST_CHUNK),
-    "an extension that is no token": (400, chunk(b"hello", b";a(b") + LAST_CHUNK),
+    "an extension that is not a token": (400, chunk(b"hello", b";a(b") + LAST_CHUNK),
     "an extension without a value": (400, chunk(b"hello", b";a=") + LAST_CHUNK),
     "an extension with an open quote": (400, chunk(b"hello", b';a="b') + LAST_CHUNK),
     "an extension with a NUL": (400, chunk(b"hello", b';a="\0"') + LAST_CHUNK),
     "a trailer without a colon": (400, b"0\r\nName\r\n\r\n"),
     "a trailer with a space before the colon": (400, b"0\r\nName : v\r\n\r\n"),
-    "a trailer that is folded": (400, b"0\r\nA: b\r\n c\r\n\r\n"),
+    "a folded trailer": (400, b"0\r\nA: b\r\n c\r\n\r\n"),
     "a trailer with a bare LF": (400, b"0\r\nA: b\n\r\n"),
     "a trailer with a bare CR": (400, b"0\r\nA: b\rc\r\n\r\n"),
     "a bare LF for the end": (400, b"0\r\n\n"),
@@ -83,7 +84,7 @@ CHUNKED_BAD = {
     "a trailer that is too long": (400, b"0\r\nA: " + b"b" * 5000 + b"\r\n\r\n"),
     "a byte more than a mebibyte": (413, b"100001\r\n"),
     "a byte more than a mebibyte in two": (413, chunk(bytes(MIB)) + b"1\r\n"),
-    "a size past every integer": (413, b"f" * 1000 + b"\r\n"),
+    "a size of 1000 digits": (413, b"f" * 1000 + b"\r\n"),
     "101 trailers": (431, b"0\r\n" + b"A: b\r\n" * 101 + b"\r\n"),
     "trailers without an end": (431, b"0\r\n" + b"A: b\r\n" * 10_000),
 }

@@ -1,16 +1,16 @@
-"""A real influxd, the real server, and nothing of either left behind.
+"""Fixtures: a real influxd, the real server, and a server in this process.
 
     def test_something(server, influxd):
-        influx = influxd()  # new and empty, on a free port; with auth=True it asks for passwords
+        influx = influxd()  # new and empty, on a free port; with auth=True it requires passwords
         web = server("--interval", "1", "--influx", influx.dsn())
         assert web.get("/?a=3").text == "Sum: 3.0"
         wait_until(influx.points)
         influx.freeze()
 
-Both are Daemons: they can be stopped, killed, frozen, thawed and started again in mid-test. Everything is on loopback.
+A test can stop, kill, freeze, thaw and restart both (see daemons.Daemon). All addresses are loopback addresses.
 """
 
-# ruff: noqa: E402 - only what is imported after register_assert_rewrite() has assertions that say what they compared
+# ruff: noqa: E402 - pytest rewrites the assertions of modules that are imported after register_assert_rewrite()
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from refusals import error_line
 import webserver_influx
 from webserver_influx import DSN_VARIABLE, Counter, Outbox, listen, parse_arguments
 
-# An example's time says more about the machine than about the code.
+# An example takes as long as a busy machine makes it take.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-# A background job of a shell script ignores Ctrl-C, and whatever `nohup` starts the end of the terminal. A server under
-# test would inherit that, but not a function that handles the signal.
+# A shell script's background job ignores SIGINT, and a command under `nohup` ignores SIGHUP. A server under test would
+# inherit an ignored signal, but it does not inherit a handler.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
@@ -51,9 +51,9 @@ def measured(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def closed_port():
-    """A port that refuses every connection for as long as the tests run."""
+    """A port that refuses every connection while the tests run."""
     with socket.socket() as holder:
-        holder.bind(("127.0.0.1", free_port()))  # and no listen()
+        holder.bind(("127.0.0.1", free_port()))  # without listen(), the kernel refuses connections
         yield holder.getsockname()[1]
 
 
@@ -94,8 +94,8 @@ def victoria_metrics(guard, tmp_path):
 def new_server(guard, closed_port):
     """new_server(folder, *arguments, everywhere=False, env=None) -> Server, not started.
 
-    Where the arguments do not say otherwise, its port is a free one, and InfluxDB is where nothing listens, and never a
-    real one of the machine's. It listens on 127.0.0.1 only, or, with `everywhere`, where it does by default.
+    Unless the arguments set them, the port is a free one, the address is 127.0.0.1 (with `everywhere`, the program's
+    default), and InfluxDB is on a port that refuses connections, so that no test reaches a real InfluxDB.
     """
 
     def make(folder: Path, *arguments: str, everywhere: bool = False, env: dict[str, str] | None = None) -> Server:
@@ -126,13 +126,13 @@ def server(new_server, tmp_path):
 
 @pytest.fixture
 def state(tmp_path) -> str:
-    """A state file that is not there yet, as the command line takes it."""
+    """The path of a state file that does not exist yet, as text."""
     return str(tmp_path / "state.db")
 
 
 @pytest.fixture
 def misuse(monkeypatch, capsys):
-    """misuse(*arguments, dsn=None) -> what the program says of them, in this process, as a hundred starts take long."""
+    """misuse(*arguments, dsn=None) -> the message of the usage error; in this process, which is faster than a start."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def refused(*arguments: str, dsn: str | None = None) -> str:
@@ -149,12 +149,12 @@ def misuse(monkeypatch, capsys):
     return refused
 
 
-# --- a server, and the parts of a count, in this process
+# --- a server, a counter and an outbox in this process
 
 
 @pytest.fixture
 def local(monkeypatch):
-    """local(address="127.0.0.1", **constants of the module) -> Local."""
+    """local(address="127.0.0.1", **constants) -> Local; the constants replace those of the program's module."""
     with contextlib.ExitStack() as at_end:
 
         def make(address: str | None = "127.0.0.1", **constants) -> Local:
@@ -174,7 +174,7 @@ def at_end():
 
 @pytest.fixture
 def open_counter(tmp_path, at_end):
-    """open_counter(path=tmp_path/"count") -> Counter, created if there is none, and closed at the end."""
+    """open_counter(path=tmp_path/"count") -> Counter; creates the file if it does not exist."""
 
     def open_one(path: Path = tmp_path / "count") -> Counter:
         return at_end.enter_context(contextlib.closing(Counter(str(path), 0, 1, create=True)))
@@ -192,11 +192,11 @@ def outbox(tmp_path, counter, at_end):
     outbox = at_end.enter_context(contextlib.closing(Outbox(str(tmp_path / "state"))))
     outbox.attach(counter)
     with outbox.database:
-        outbox.database.execute("UPDATE state SET serial = 0")  # a new file begins anywhere
+        outbox.database.execute("UPDATE state SET serial = 0")  # a new file begins with a random serial number
     return outbox
 
 
 @pytest.fixture
 def since(outbox) -> int:
-    """When the outbox began to count, ns."""
+    """The time at which the outbox began to count, in ns since 1970."""
     return outbox.state()[2]

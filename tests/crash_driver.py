@@ -1,9 +1,9 @@
-"""Kills record and deliver at every line, in turn, and balances the books after each kill.
+"""Kills a server before each line of the code that records and delivers points, and checks the count after each kill.
 
     python crash_driver.py FOLDER
 
-prints one line, "<line number> <function>", for each place where a process was killed, and ends with an error at the
-first place after which a request is missing or counted twice. InfluxDB is a file here: of each time, the last number.
+prints "<line number> <function>" for each kill. It exits with an error if a request was lost or counted twice. A file
+stands in for InfluxDB; as there, a point replaces an older one with the same time.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ TRACED = {
     )
 }
 INTERVAL = 1_000_000_000
-BAD = 7  # the number that InfluxDB rejects in a point
+BAD = 7  # points with this number of requests are rejected
 
 
 class Books:
-    """The files of one server, and what a process that is killed cannot forget: how often it counted."""
+    """The files of one server, and the true number of its requests in memory that survives the process."""
 
     def __init__(self, folder: Path) -> None:
         self.state, self.count_file, self.influx = folder / "state", folder / "state-count", folder / "influx"
@@ -53,7 +53,7 @@ class Books:
 
     @contextlib.contextmanager
     def server(self):
-        """A server's life: what it counted, and where it reports."""
+        """Open the files as a server does; yield its counter, outbox and reporter."""
         with opened(self.state, self.count_file) as (counter, outbox):
             courier = Courier(outbox, FileInfluxDB(self.influx), 1.0)
             yield counter, outbox, Reporter(outbox, courier, 1.0)
@@ -64,19 +64,19 @@ class Books:
             counter.cells[0].increment()
 
     def check(self) -> None:
-        """Raise AssertionError unless each request is in one point, and in one only."""
+        """Raise AssertionError unless each request is in exactly one point."""
         assert counted(self.state) == self.shared[0]
         assert not waiting(self.state)
-        set_aside = sum(number for _, number, _ in rejected(self.state))
+        rejected_number = sum(number for _, number, _ in rejected(self.state))
         delivered: dict[int, int] = {}
         for line in self.influx.read_text().splitlines():
             time, number = map(int, line.split())
             assert delivered.setdefault(time, number) == number, "one time, two numbers"
-        assert sum(delivered.values()) + set_aside == self.shared[0]
+        assert sum(delivered.values()) + rejected_number == self.shared[0]
 
 
 class FileInfluxDB:
-    """Takes points but for those of BAD requests, with which it does as InfluxDB: it stores the others of the batch."""
+    """Stores points in a file. Like InfluxDB, it refuses a batch with a BAD point but stores its other points."""
 
     name = "a file"
     began = float("inf")
@@ -96,7 +96,7 @@ class FileInfluxDB:
 
 
 def report(reporter: Reporter) -> None:
-    """What both threads do when an interval ends."""
+    """Record and deliver, as reporter and courier do at the end of an interval."""
     interval = reporter.record()
     assert interval
     reporter.courier.hand_over(interval)
@@ -105,9 +105,9 @@ def report(reporter: Reporter) -> None:
 
 
 def live(books: Books) -> None:
-    """Recover, record and deliver, with points that are rejected and batches that are split."""
+    """Recover, record and deliver, with rejected points and split batches."""
     with books.server() as (counter, outbox, reporter):
-        books.count(counter, 5)  # before the trace: what a kill left
+        books.count(counter, 5)  # not in a point yet, as after a kill
         outbox.recover(INTERVAL, time_ns())
         books.count(counter, BAD)
         assert reporter.record()
@@ -126,13 +126,13 @@ def live_cleanly(books: Books) -> None:
 
 
 def kill_before_line(number: int, pipe: int) -> None:
-    """Kill this process before the line that is executed as the so-many-th in the functions under test."""
+    """Kill this process before the functions in TRACED execute their line number `number`, counted from 1."""
     executed = itertools.count(1)
     last = 0
 
     def local(frame, event, _):
         nonlocal last
-        if event == "line" and frame.f_lineno != last:  # from Python 3.12 on, a comprehension is its line many times
+        if event == "line" and frame.f_lineno != last:  # since Python 3.12, a comprehension repeats its line
             last = frame.f_lineno
             if next(executed) == number:
                 os.write(pipe, f"{frame.f_lineno} {frame.f_code.co_name}\n".encode())
@@ -143,7 +143,7 @@ def kill_before_line(number: int, pipe: int) -> None:
 
 
 def in_a_child(action) -> int:
-    """Do it in a process of its own; its status as os.waitpid() gives it."""
+    """Call a function in a child process; return the status of os.waitpid()."""
     pid = os.fork()
     if not pid:
         status = 1
@@ -169,7 +169,7 @@ def main() -> None:
         status = in_a_child(to_the_kill)
         assert in_a_child(lambda: live_cleanly(books)) == 0
         books.check()
-        if status == 0:  # it came to its end
+        if status == 0:  # no line is left
             return
         assert status == signal.SIGKILL, status
 

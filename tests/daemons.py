@@ -1,6 +1,7 @@
-"""The real server and a real influxd as processes: started, stopped, killed, frozen, thawed, and none left behind.
+"""Runs the real server and a real influxd as processes that can be stopped, killed, frozen and started again.
 
-The fixtures in conftest.py hand them out, each in a folder of its own and on a free port of 127.0.0.1.
+The fixtures in conftest.py create them, each in its own folder and on a free port of 127.0.0.1. No process outlives
+the tests.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 PROGRAM = PROJECT / "webserver_influx.py"
 CONFIGURATION = PROJECT / "influxdb.conf"
 
-PATIENCE_S = 20  # for what should take milliseconds, on a machine that is busy with something else
-POLL_S = 0.02
+PATIENCE_S = 20  # longest wait for something that takes milliseconds on an idle machine
+POLL_S = 0.02  # pause between two checks of a condition
 
 # --- waiting, and ports
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE_S, what: str = "") -> Any:
-    """Ask until the answer is true, and return it. An OSError is a "not yet": what is asked may not be up.
+    """Call the condition until its result is true, and return that result. An OSError counts as false.
 
-    Raises AssertionError after `timeout` seconds, with the last answer and `what` was waited for.
+    Raises AssertionError after `timeout` seconds; the message has `what` (a noun phrase) and the last result.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -55,11 +56,10 @@ def wait_until(condition: Callable[[], Any], timeout: float = PATIENCE_S, what: 
 
 
 def claimed_ports() -> Iterator[int]:
-    """Ports in blocks of 100, of which this process claims each by its first port, bound for as long as it lives.
+    """Yield ports in blocks of 100; this process claims a block by binding its first port until the process ends.
 
-    So no other process that runs tests takes a port between its being given out and its server's start. They lie below
-    the range from which systems take the ports of outgoing connections: none of those can steal a port while the server
-    that had it is being started again.
+    So no other test process takes a port before the server that is to use it has started. The ports are below the
+    range of ephemeral ports, so no outgoing connection takes one while its server restarts.
     """
     blocks = list(range(20_000, 32_000, 100))
     random.Random(os.getpid()).shuffle(blocks)
@@ -78,22 +78,22 @@ _ports = claimed_ports()
 
 
 def free_port() -> int:
-    """A TCP port on which nothing listens, and which this test run has not given out before."""
+    """Return a TCP port on which nothing listens; this process never returns it again."""
     for port in _ports:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise AssertionError("this process has given out all ports from 20,000 to 32,000")
+    raise AssertionError("no port from 20,000 to 32,000 is left")
 
 
 # --- processes
 
 
 class Guard:
-    """Starts processes, and ends those that still run when pytest is gone, however it went (kill -9, too).
+    """Starts processes, and kills those that still run after pytest has ended, even if pytest was killed.
 
-    That is the work of a process of its own. It reads a pid when one starts, and -pid when it has ended. At the end of
-    its input, which is the end of pytest, it kills what still runs.
+    A separate process does that. It reads a pid when a process starts, and -pid when that process has ended. Its input
+    ends when pytest does; then it kills the processes that still run.
     """
 
     SCRIPT = """
@@ -110,8 +110,8 @@ for pid in running:
 """
 
     def __init__(self):
-        self._lock = threading.Lock()  # of the pipe: a test may start processes from several threads
-        self._process = subprocess.Popen(
+        self.lock = threading.Lock()  # guards the pipe: a test may start processes from several threads
+        self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", self.SCRIPT],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -120,39 +120,39 @@ for pid in running:
         )
 
     def spawn(self, command: list[str], **options) -> subprocess.Popen:
-        """A process in a group of its own, so that Ctrl-C in a terminal reaches pytest alone."""
+        """Start a process in its own group, so that Ctrl-C in a terminal reaches only pytest."""
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
-        self._tell(process.pid)
+        self.write(process.pid)
         return process
 
     def ended(self, process: subprocess.Popen) -> None:
-        self._tell(-process.pid)
+        self.write(-process.pid)
 
     def close(self) -> None:
-        self._process.communicate()
+        self.process.communicate()
 
-    def _tell(self, pid: int) -> None:
-        with self._lock:
-            print(pid, file=self._process.stdin, flush=True)
+    def write(self, pid: int) -> None:
+        with self.lock:
+            print(pid, file=self.process.stdin, flush=True)
 
 
 class Daemon:
-    """A child process in a folder of its own, its output in two files there, over all its starts."""
+    """Runs a command in its own folder; the output of all its starts is in the files stdout and stderr there."""
 
     def __init__(
         self, guard: Guard, folder: Path, command: list[str], env: dict | None = None, user: str | None = None
     ) -> None:
         self.folder = folder
         self.process: subprocess.Popen | None = None
-        self._groups: list[int] = []  # of each start
+        self.command = command
+        self.groups: list[int] = []  # the process group of each start
         self._guard = guard
-        self._command = command
         self._options: dict[str, Any] = {"cwd": folder, "env": env}
         if user is not None:
             self._options.update(user=user, extra_groups=[])
 
     def answers(self) -> bool:
-        """Whether it is ready for work; OSError means no."""
+        """Return whether it is ready; an OSError means that it is not."""
         raise NotImplementedError
 
     @property
@@ -160,45 +160,45 @@ class Daemon:
         return self.process is not None and self.process.poll() is None
 
     def redirect(self, redirections: str) -> None:
-        """From the next start on, let a shell redirect its input and output, such as by `2>&-`."""
-        self._command = [installed("bash"), "-c", f'exec "$0" "$@" {redirections}', *self._command]
+        """Apply redirections of a shell, such as `2>&-`, from the next start on."""
+        self.command = [installed("bash"), "-c", f'exec "$0" "$@" {redirections}', *self.command]
 
     def launch(self) -> None:
-        """Start it."""
+        """Start it, and do not wait."""
         if self.process is not None:
             assert not self.running
             self._reap()
         with (self.folder / "stdout").open("ab") as out, (self.folder / "stderr").open("ab") as err:
-            self.process = self._guard.spawn(self._command, stdout=out, stderr=err, **self._options)
-        self._groups.append(self.process.pid)
+            self.process = self._guard.spawn(self.command, stdout=out, stderr=err, **self._options)
+        self.groups.append(self.process.pid)
 
     def start(self):
-        """Start it and wait until it answers. Raises AssertionError when it ends instead."""
+        """Start it, and wait until it is ready. Raises AssertionError if it ends instead."""
         self.launch()
-        wait_until(lambda: not self.running or self.answers(), what=f"{self._command} to answer")
+        wait_until(lambda: not self.running or self.answers(), what=f"{self.command} to answer")
         if not self.running:
             code = self._reap()
-            raise AssertionError(f"{self._command} ended with {code}: {self.stderr_text()}")
+            raise AssertionError(f"{self.command} ended with {code}: {self.stderr_text()}")
         return self
 
     def stop(self, signum: int = signal.SIGTERM, timeout: float = PATIENCE_S) -> int:
-        """Ask it to end and return its exit code; see `wait`."""
+        """Send it a signal, wait until it has ended, and return its exit code; see `wait`."""
         self.process.send_signal(signum)
         return self.wait(timeout)
 
     def wait(self, timeout: float = PATIENCE_S) -> int:
-        """The exit code, once it has ended. After `timeout` seconds it is killed, and AssertionError raised."""
+        """Wait until it has ended, and return its exit code. After the time-out, kill it and raise AssertionError."""
         try:
             return self._reap(timeout)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.send_signal(signal.SIGABRT)  # Python and Go then print where each of their threads is
+                self.process.send_signal(signal.SIGABRT)  # makes Python and Go print the stack of each thread
                 self._reap(1)
             self.kill()
-            raise AssertionError(f"{self._command} did not end in {timeout} s: {self.stderr_text()}") from None
+            raise AssertionError(f"{self.command} did not end in {timeout} s: {self.stderr_text()}") from None
 
     def kill(self) -> None:
-        """kill -9: no last words. Also of one that is frozen."""
+        """Kill it by SIGKILL, which also ends a frozen process."""
         self.process.kill()
         self._reap()
 
@@ -207,9 +207,9 @@ class Daemon:
         return self.start()
 
     def freeze(self) -> None:
-        """Stop it in its tracks: the system still accepts connections and data for it, and nobody answers."""
+        """Suspend it. The kernel still accepts connections and data for it, but there is no response."""
         self.process.send_signal(signal.SIGSTOP)
-        os.waitpid(self.process.pid, os.WUNTRACED)  # a process is not stopped at once
+        os.waitpid(self.process.pid, os.WUNTRACED)  # the signal takes effect later
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -221,15 +221,15 @@ class Daemon:
         return (self.folder / "stderr").read_text(errors="replace")
 
     def close(self) -> None:
-        """The end of the test: kill it. Fails the test when a process that it started outlives it, and kills that."""
+        """Kill it at the end of a test. If a process that it started outlives it, kill that too and fail the test."""
         if self.process is None:
             return
         self.kill()
-        print(self.stderr_text())  # pytest shows it when the test has failed
+        print(self.stderr_text())  # pytest shows this if the test fails
         try:
-            wait_until(lambda: not any(map(group_lives, self._groups)), what=f"the processes of {self._command} to end")
+            wait_until(lambda: not any(map(is_running, self.groups)), what=f"the processes of {self.command} to end")
         finally:
-            for group in filter(group_lives, self._groups):
+            for group in filter(is_running, self.groups):
                 os.killpg(group, signal.SIGKILL)
 
     def _reap(self, timeout: float | None = None) -> int:
@@ -238,17 +238,17 @@ class Daemon:
         return code
 
 
-def group_lives(group: int) -> bool:
-    """Whether a process of this process group runs; one that has ended may wait for init, in a container for long."""
+def is_running(group: int) -> bool:
+    """Return whether a process of this process group runs. A zombie does not; some containers never reap theirs."""
     try:
         os.killpg(group, 0)
-    except (AttributeError, OSError):  # AttributeError: Windows, which has no groups
+    except (AttributeError, OSError):  # AttributeError: Windows has no process groups
         return False
-    return any(processes_of(group).values())  # one that has ended has no command line
+    return any(processes_of(group).values())  # a zombie has an empty command line
 
 
 def processes_of(group: int) -> dict[int, str]:
-    """The processes of this process group, by pid, and their command lines."""
+    """Return the command line of each process of this process group, by pid."""
     if not Path("/proc/self/stat").exists():
         listed = subprocess.run(
             [installed("ps"), "-A", "-ww", "-o", "pid=,pgid=,args="], capture_output=True, text=True, check=True
@@ -257,7 +257,7 @@ def processes_of(group: int) -> dict[int, str]:
         return {int(row[0]): row[-1] for row in rows if int(row[1]) == group}
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended since
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
             _, _, its_group, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
             if int(its_group) == group:
                 found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
@@ -268,7 +268,7 @@ def processes_of(group: int) -> dict[int, str]:
 
 
 class InfluxError(Exception):
-    """What influxd said instead of an answer."""
+    """InfluxDB answered a query with an error; the message is InfluxDB's."""
 
 
 class Influxd(Daemon):
@@ -321,7 +321,7 @@ class Influxd(Daemon):
         self.query(f"GRANT ALL ON {self.DATABASE} TO {name}")
 
     def dsn(self, port: int | None = None, login: tuple[str, str] = USER) -> str:
-        """What the server's --influx takes; `port` is a proxy's, when the server is to come through one."""
+        """Return a value for --influx; `port` is that of a proxy, if there is one between the server and InfluxDB."""
         return f"influxdb://{':'.join(login)}@127.0.0.1:{port or self.port}/{self.DATABASE}"
 
     def request(
@@ -332,37 +332,40 @@ class Influxd(Daemon):
         body: str = "",
         login: tuple[str, str] | None = None,
     ) -> tuple[int, str]:
-        """Status and text of InfluxDB's reply; without `login`, the request is anonymous."""
+        """Send a request, without a password unless there is a `login`; return the response's status and text."""
         fields = dict(parameters or {})
         if login is not None:
             fields.update(u=login[0], p=login[1])
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         with contextlib.closing(connection):
             connection.request(method, f"{path}?{urllib.parse.urlencode(fields)}", body.encode())
-            reply = connection.getresponse()
-            return reply.status, reply.read().decode()
+            response = connection.getresponse()
+            return response.status, response.read().decode()
 
     def write(self, lines: str, login: tuple[str, str] | None = None) -> tuple[int, str]:
-        """Write points in line protocol; status (204: written) and text of the reply."""
+        """Write points in line protocol; return the response's status (204: written) and text."""
         return self.request("POST", "/write", {"db": self.DATABASE}, lines, login)
 
     def query(self, statement: str, login: tuple[str, str] | None = None) -> list[dict[str, Any]]:
-        """The rows of all series, times in ns since 1970. By default asked by the admin. Raises InfluxError."""
+        """Return the rows of all series, with times in ns since 1970; the default login is the admin's.
+
+        Raises InfluxError.
+        """
         login = login or (self.ADMIN if self.auth else None)
         _, text = self.request("POST", "/query", {"q": statement, "db": self.DATABASE, "epoch": "ns"}, login=login)
-        answer = json.loads(text)
-        for part in (answer, *answer.get("results", [])):
+        content = json.loads(text)
+        for part in (content, *content.get("results", [])):
             if "error" in part:
                 raise InfluxError(part["error"])
         return [
             {**series.get("tags", {}), **dict(zip(series["columns"], values))}
-            for result in answer["results"]
+            for result in content["results"]
             for series in result.get("series", [])
             for values in series.get("values", [])
         ]
 
     def points(self) -> list[dict[str, Any]]:
-        """The server's points, oldest first; none while there is no database yet."""
+        """Return the server's points, oldest first; an empty list if there is no database yet."""
         try:
             return self.query("SELECT * FROM requests")
         except InfluxError as error:
@@ -371,15 +374,15 @@ class Influxd(Daemon):
             raise
 
     def total(self) -> int:
-        """The number of requests in all points."""
+        """Return the sum of the points' numbers of requests."""
         return sum(point["requests_number"] for point in self.points())
 
     def influx(self, statement: str) -> str:
-        """What InfluxDB's command line client prints. Raises CalledProcessError."""
+        """Run a statement in InfluxDB's command-line client; return its output. Raises CalledProcessError."""
         login = ["-username", self.ADMIN[0], "-password", self.ADMIN[1]] if self.auth else []
-        place = ["-host", "127.0.0.1", "-port", str(self.port), "-database", self.DATABASE]
-        command = [installed("influx"), *place, *login, "-execute", statement]
-        env = {**os.environ, "HOME": str(self.folder)}  # where it keeps a history
+        address = ["-host", "127.0.0.1", "-port", str(self.port), "-database", self.DATABASE]
+        command = [installed("influx"), *address, *login, "-execute", statement]
+        env = {**os.environ, "HOME": str(self.folder)}  # the client writes its history there
         return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
 
 
@@ -398,14 +401,14 @@ def replaced_once(pattern: str, replacement: str, text: str) -> str:
 
 
 class VictoriaMetrics(Daemon):
-    """VictoriaMetrics as the README starts it, but for its port and the folder of its data."""
+    """Runs VictoriaMetrics as README does, but on another port and with its data in the test's folder."""
 
     def __init__(self, guard: Guard, folder: Path):
         self.port = free_port()
         readme = (PROJECT / "README.md").read_text(encoding="utf-8")
         (options,) = re.findall("^victoria-metrics (.*)$", readme, re.MULTILINE)
-        places = [f"-httpListenAddr=127.0.0.1:{self.port}", f"-storageDataPath={folder / 'data'}"]
-        super().__init__(guard, folder, [installed("victoria-metrics"), *options.split(), *places])
+        own = [f"-httpListenAddr=127.0.0.1:{self.port}", f"-storageDataPath={folder / 'data'}"]
+        super().__init__(guard, folder, [installed("victoria-metrics"), *options.split(), *own])
 
     def get(self, path: str, **parameters: str) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
@@ -420,8 +423,8 @@ class VictoriaMetrics(Daemon):
         return f"influxdb://127.0.0.1:{self.port}"
 
     def points(self) -> list[dict[str, Any]]:
-        """The server's points, with times in ns since 1970."""
-        self.get("/internal/force_flush")  # or it takes seconds until a new series is found
+        """Return the server's points, with times in ns since 1970."""
+        self.get("/internal/force_flush")  # otherwise a new series appears only after seconds
         found = self.get("/api/v1/export", **{"match[]": "requests_requests_number", "start": "0", "end": "4e9"})
         series = [json.loads(line) for line in found.splitlines()]
         return [
@@ -432,7 +435,7 @@ class VictoriaMetrics(Daemon):
 
 
 class Nginx(Daemon):
-    """nginx in front of a server, to which it passes what is below /influxdb/, as README has it."""
+    """Runs nginx as a reverse proxy that forwards /influxdb/ to a server on the port `behind`, as in README."""
 
     LOCATION = "location /influxdb/ {{ proxy_pass http://localhost:{behind}/; }}"
     CONFIGURATION = """
@@ -464,16 +467,16 @@ class Nginx(Daemon):
 # --- the server
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     status: int
     text: str
     headers: http.client.HTTPMessage
 
 
-PASSWORD = "s3cret-word"  # for tests that need one; no server may ever print it
+PASSWORD = "s3cret-word"  # a password for tests; no server may ever print it
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (DEBUG|INFO|WARNING|ERROR) \S.*")
-# Common Log Format: %h %l %u %t "%r" %>s %B, escaped as nginx does
+# Common Log Format, `%h %l %u %t "%r" %>s %B`, with nginx's escapes
 ACCESS_LINE = re.compile(
     r"(?P<host>\S+) - - \[(?P<time>\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] "
     r'"(?P<request>(?:[ !#-\[\]-~]|\\x[0-9A-F]{2})+)" (?P<status>\d{3}) (?P<bytes>\d+)'
@@ -484,10 +487,10 @@ REPORT_LINE = re.compile(
 
 
 class Server(Daemon):
-    """webserver_influx.py as a process, with exactly these arguments.
+    """Runs webserver_influx.py with exactly these arguments.
 
-    Whatever a test is about, `close` fails it when the server ended badly, or has printed a password, what only a bug
-    prints, or anything on standard error that is no line of its log.
+    `close` fails any test whose server did not end well, or printed a password, a trace of a bug, or a line on standard
+    error that is not a log line.
     """
 
     UNEXPECTED = ("Traceback", "Exception ignored", "ResourceWarning", "Fatal Python error", PASSWORD, Influxd.USER[1])
@@ -496,7 +499,7 @@ class Server(Daemon):
         command = [sys.executable, "-X", "faulthandler", str(PROGRAM), *arguments]
         super().__init__(guard, folder, command, {**clean_environment(), **(env or {})})
         self.state = folder / dict(zip(arguments, arguments[1:])).get("--state", "math_server.db")
-        self.host, self.port = "", 0  # known once it has started
+        self.host, self.port = "", 0  # known after the start
 
     def start(self) -> Server:
         super().start()
@@ -505,30 +508,30 @@ class Server(Daemon):
         return self
 
     def answers(self) -> bool:
-        """As soon as it says so, it serves; it says it in two lines at each start, and in another that it stops."""
-        return len(re.findall("^Every .+\n", self.stdout_text(), re.MULTILINE)) == len(self._groups)
+        """Return whether it serves; at each start it then prints a line that begins with "Every"."""
+        return len(re.findall("^Every .+\n", self.stdout_text(), re.MULTILINE)) == len(self.groups)
 
     @property
     def url(self) -> str:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def log(self) -> list[str]:
-        """The lines on standard error."""
+        """Return the lines on standard error."""
         return self.stderr_text().splitlines()
 
     def reports(self) -> list[re.Match[str]]:
-        """The lines of its log that tell of an interval each: how many requests, and what became of the point."""
+        """Return the log lines about intervals, as matches: the number of requests, and the result of the delivery."""
         return [match for match in map(REPORT_LINE.fullmatch, self.log()) if match]
 
     def workers(self) -> list[int]:
-        """The pids of the processes that answer requests beside the program's own, which is worker 1."""
-        return [pid for pid, command in processes_of(self._groups[-1]).items() if "spawn_main" in command]
+        """Return the pids of the workers, except worker 1, which is the main process."""
+        return [pid for pid, command in processes_of(self.groups[-1]).items() if "spawn_main" in command]
 
     def connect(self, timeout: float = PATIENCE_S) -> socket.socket:
         return socket.create_connection((self.host, self.port), timeout)
 
     def refuses(self) -> bool:
-        """Whether it accepts no connection."""
+        """Return whether it refuses connections."""
         try:
             self.connect().close()
         except ConnectionRefusedError:
@@ -537,59 +540,59 @@ class Server(Daemon):
 
     def request(
         self, method: str, path: str, body: bytes | str | None = None, headers: dict | None = None, host: str = ""
-    ) -> Reply:
-        """One request on a connection of its own, to `host` if it is to be another of this machine's addresses."""
+    ) -> Response:
+        """Send one request on a new connection, to `host` or else the server's own address; return the response."""
         connection = http.client.HTTPConnection(host or self.host, self.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
-            reply = connection.getresponse()
-            return Reply(reply.status, reply.read().decode(), reply.headers)
+            response = connection.getresponse()
+            return Response(response.status, response.read().decode(), response.headers)
 
-    def get(self, path: str = "/", host: str = "") -> Reply:
+    def get(self, path: str = "/", host: str = "") -> Response:
         return self.request("GET", path, host=host)
 
     def raw(
         self, data: bytes, timeout: float = PATIENCE_S, until: bytes | None = None, half_close: bool = False
     ) -> bytes:
-        """Send these bytes and return all that comes back before the server closes or resets the connection.
+        """Send these bytes on a new connection; return the bytes received until the server closes or resets it.
 
-        It returns earlier when `until` has arrived, or `timeout` seconds are over. With `half_close` the server is told
-        that nothing more will be sent.
+        It returns earlier once `until` has arrived, or after `timeout` seconds. With `half_close`, it shuts down its
+        sending side after the data.
         """
         deadline = time.monotonic() + timeout
         with self.connect(timeout) as connection:
-            with contextlib.suppress(ConnectionError):  # refused before all is sent; the reply may still be there
+            with contextlib.suppress(ConnectionError):  # the server closed before all was sent; read its response
                 connection.sendall(data)
                 if half_close:
                     connection.shutdown(socket.SHUT_WR)
             return received(connection, deadline, until)
 
     def close(self) -> None:
-        """Stop it as a person would. Fails the test when anything was wrong with how it ended or what it printed."""
-        problems = self._stop_well() if self.running else []
+        """Stop it by SIGTERM. Fails the test if its exit code or its output is wrong."""
+        problems = self.stop_for_good() if self.running else []
         super().close()
         if self.process is None:
             return
         text = self.stdout_text() + self.stderr_text()
         problems += [f"it printed {mark!r}" for mark in self.UNEXPECTED if mark in text]
         odd = [line for line in self.log() if not (LOG_LINE.fullmatch(line) or ACCESS_LINE.fullmatch(line))]
-        problems += [f"{line!r} is no line of a log" for line in odd]
+        problems += [f"{line!r} is not a log line" for line in odd]
         assert not problems, "; ".join(problems) + "\n" + text
 
-    def _stop_well(self) -> list[str]:
-        """What was wrong with how it stopped."""
+    def stop_for_good(self) -> list[str]:
+        """Stop it, even if it is frozen; return what went wrong."""
         if hasattr(signal, "SIGCONT"):
             self.thaw()
         try:
             code = self.stop()
         except AssertionError as error:
             return [str(error)]
-        clean = code == 0 or os.name == "nt"  # Windows has no way to ask
+        clean = code == 0 or os.name == "nt"  # on Windows, SIGTERM kills
         return [] if clean else [f"exit code {code} after SIGTERM"]
 
 
 def received(connection: socket.socket, deadline: float, until: bytes | None = None) -> bytes:
-    """All that arrives before the close, the deadline (of time.monotonic), or `until`."""
+    """Return the bytes that arrive before the connection closes, the deadline (time.monotonic()), or `until`."""
     data = b""
     with contextlib.suppress(ConnectionError, socket.timeout):
         while until is None or until not in data:
@@ -602,17 +605,17 @@ def received(connection: socket.socket, deadline: float, until: bytes | None = N
 
 
 def reset_at_close(one: socket.socket) -> None:
-    """So that its other side sees "connection reset by peer" and not an orderly end."""
+    """Make its close send a reset, so that the peer gets "connection reset by peer"."""
     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's, without what a developer may have set for a server of their own."""
+    """Return this process's environment without the program's variables, which a developer may have set."""
     return {name: value for name, value in os.environ.items() if not name.startswith("WEBSERVER_INFLUX_")}
 
 
 def run_program(*arguments: str, timeout: float = PATIENCE_S, env: dict | None = None) -> subprocess.CompletedProcess:
-    """webserver_influx.py to its end, for what ends by itself: --help, bad usage, a port in use."""
+    """Run webserver_influx.py until it ends by itself: for --help, bad usage, a port in use."""
     command = [sys.executable, str(PROGRAM), *arguments]
     return subprocess.run(
         command,
@@ -626,7 +629,7 @@ def run_program(*arguments: str, timeout: float = PATIENCE_S, env: dict | None =
 
 
 def run_python(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    """A script to its end, with the program's folder as the current one, so that it and the tests can be imported."""
+    """Run a script, in the project's folder, so that it can import the program and the modules of the tests."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
         cwd=PROJECT,
@@ -639,6 +642,7 @@ def run_python(script: str, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def new_folder(parent: Path, name: str) -> Path:
+    """Create a folder `name`-0, -1, … that does not exist yet."""
     folder = parent / f"{name}-{len(list(parent.glob(name + '-*')))}"
     folder.mkdir()
     return folder

@@ -1,4 +1,4 @@
-"""A server in this process, where a test can look inside, and shorten what is too long to wait for."""
+"""Runs a server in this process, where a test can read its state and shorten its time-outs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from webserver_influx import Connection, Counter, SumServer
 
 
 class Local:
-    """A server in this process."""
+    """Runs a SumServer and its counter, without a reporter."""
 
     raw = Server.raw
 
@@ -32,5 +32,5 @@ class Local:
         return [connection for thread in self.server.threads for connection in list(thread.connections.values())]
 
     def awaited(self) -> list[str]:
-        """What each connection waits for."""
+        """Return what each connection waits for."""
         return [connection.awaits for connection in self.connections()]

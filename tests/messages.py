@@ -1,4 +1,4 @@
-"""Requests as bytes, and replies read from bytes so strictly that a client could not be misled by any."""
+"""Makes requests as bytes, and parses responses as strictly as any client could."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 from daemons import PATIENCE_S, received
 
 JSON_TYPE = "Content-Type: application/json"
-PROMPT_S = 5  # for what needs no waiting, on a machine that is busy; shorter than any time-out that it is told from
+PROMPT_S = 5  # longest wait, on a busy machine, for a response that comes at once; shorter than the program's time-outs
 
 
-# --- to be sent
+# --- requests
 
 
 def message(line: str, *fields: str, body: bytes = b"") -> bytes:
-    """A request in HTTP/1.1, unless its line says another version; with its Content-Length where it has a body."""
+    """Return a request, of HTTP/1.1 unless its line has a version, and with a Content-Length if it has a body."""
     if " HTTP/" not in line:
         line += " HTTP/1.1"
     length = (f"Content-Length: {len(body)}",) if body else ()
@@ -31,18 +31,18 @@ def post(body: bytes, *fields: str) -> bytes:
 CHUNKED_POST = message("POST /", JSON_TYPE, "Transfer-Encoding: chunked")
 
 
-# --- received
+# --- responses
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     text: str
     fields: dict[str, str]  # names in lower case
 
 
-def parsed(data: bytes, *methods: str) -> list[Answer]:
-    """The replies to requests of these methods, GET where it is not said; what is no whole reply fails the test."""
-    found: list[Answer] = []
+def parsed(data: bytes, *methods: str) -> list[Response]:
+    """Return the responses to requests with these methods and, after them, GET. Other bytes fail the test."""
+    found: list[Response] = []
     while data:
         head, end, data = data.partition(b"\r\n\r\n")
         assert end, head
@@ -52,41 +52,41 @@ def parsed(data: bytes, *methods: str) -> list[Answer]:
         fields = dict(re.fullmatch(r"([A-Za-z-]+): ([!-~][ -~]*)", line).groups() for line in lines)
         fields = {name.lower(): value for name, value in fields.items()}
         assert len(fields) == len(lines)
-        finals = sum(answer.status != 100 for answer in found)
+        finals = sum(response.status != 100 for response in found)
         bodiless = match[1] == "100" or methods[finals : finals + 1] == ("HEAD",)
         length = 0 if bodiless else int(fields["content-length"])
-        assert len(data) >= length, f"{data!r} has not {length} bytes"
-        found.append(Answer(int(match[1]), data[:length].decode(), fields))
+        assert len(data) >= length, f"{data!r} is shorter than {length} bytes"
+        found.append(Response(int(match[1]), data[:length].decode(), fields))
         data = data[length:]
     return found
 
 
 def texts(data: bytes, *methods: str) -> list[str]:
-    return [answer.text for answer in parsed(data, *methods)]
+    return [response.text for response in parsed(data, *methods)]
 
 
 def statuses(data: bytes, *methods: str) -> list[int]:
-    return [answer.status for answer in parsed(data, *methods)]
+    return [response.status for response in parsed(data, *methods)]
 
 
-def refusal(data: bytes) -> Answer:
-    """The only reply, after which the connection is closed, and which says in one line what is wrong."""
-    (answer,) = parsed(data)
-    assert answer.fields["connection"] == "close"
-    assert answer.fields["content-type"] == "text/plain; charset=utf-8"
-    assert answer.text
-    assert answer.text.isprintable()
-    return answer
+def refusal(data: bytes) -> Response:
+    """Return the only response, which must announce the close and have one line of text."""
+    (response,) = parsed(data)
+    assert response.fields["connection"] == "close"
+    assert response.fields["content-type"] == "text/plain; charset=utf-8"
+    assert response.text
+    assert response.text.isprintable()
+    return response
 
 
 def exchange(connection: socket.socket, data: bytes, until: bytes) -> bytes:
-    """Send, and return what comes until this has come."""
+    """Send data; return the bytes received up to `until`."""
     connection.sendall(data)
     return receive(connection, until)
 
 
 def receive(connection: socket.socket, until: bytes | None = None) -> bytes:
-    """What comes until this, or else the end, which has to come."""
+    """Return the bytes received up to `until`; without it, up to the close. Its absence fails the test."""
     data = received(connection, time.monotonic() + PATIENCE_S, until)
     if until is None:
         assert is_closed(connection)
@@ -96,6 +96,7 @@ def receive(connection: socket.socket, until: bytes | None = None) -> bytes:
 
 
 def is_closed(connection: socket.socket) -> bool:
+    """Wait for a byte or the close; return whether the connection was closed or reset."""
     try:
         return connection.recv(1) == b""
     except ConnectionError:
@@ -103,6 +104,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def is_readable(connection: socket.socket, seconds: float) -> bool:
+    """Return whether a byte or the close arrives within this time."""
     connection.settimeout(seconds)
     try:
         return connection.recv(1, socket.MSG_PEEK) is not None

@@ -1,4 +1,4 @@
-"""What a test needs of the machine. Where it is missing, the test is skipped, and the reason names what to install."""
+"""Skips tests that need a command, a right or a system that this machine lacks; the reason names what to install."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from types import ModuleType
 import pytest
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes, or limits them, by Linux")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc or process limits")
 
 
 def has_ipv6() -> bool:
-    """Whether a socket can have an address of IPv6; that the system knows the protocol says less."""
+    """Return whether a socket can be bound to ::1. socket.has_ipv6 only means that Python was built with IPv6."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
         probe.bind(("::1", 0))
         return True
@@ -30,7 +30,7 @@ def has_ipv6() -> bool:
 
 ipv6 = pytest.mark.skipif(not has_ipv6(), reason="no IPv6 on this machine: its loopback needs the address ::1")
 
-# The package of Debian that brings a command. What .ci/run installs is there on a machine of CI, or something is wrong.
+# Maps each command to its Debian package. .ci/run installs these, so with CI=true a missing one fails the test.
 INSTALLED_BY_CI = {
     "influxd": "influxdb",
     "influx": "influxdb-client",
@@ -56,11 +56,11 @@ PACKAGES = {
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """Let a file system in memory, of this size, be at a folder, which is made. Without the right to, skip."""
+    """Create a folder and mount a tmpfs of this size on it; skip the test where that is not permitted."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("cannot mount a tmpfs: that takes Linux, and root")
+        pytest.skip("cannot mount a tmpfs: needs Linux and root")
     try:
         yield
     finally:
@@ -68,7 +68,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 
 def installed(command: str) -> str:
-    """The command's path. Without it the test is skipped; or fails, where CI=true and .ci/run installs it."""
+    """Return the command's path. If it is missing, skip the test; with CI=true and if .ci/run installs it, fail."""
     path = shutil.which(command)
     if path is None:
         missing = pytest.fail if os.environ.get("CI") == "true" and command in INSTALLED_BY_CI else pytest.skip
@@ -78,7 +78,7 @@ def installed(command: str) -> str:
 
 @contextlib.contextmanager
 def control_group(controller: str, name: str, *limits: str) -> Iterator[str]:
-    """A new control group of Linux, of version 1 or 2, that has a file of one of these names: yields its folder."""
+    """Create a control group (version 1 or 2) that has one of these limits; yield its folder, and remove it."""
     for root in (f"/sys/fs/cgroup/{controller}", "/sys/fs/cgroup"):  # version 1, version 2
         group = os.path.join(root, name)
         try:
@@ -91,19 +91,19 @@ def control_group(controller: str, name: str, *limits: str) -> Iterator[str]:
                 return
         finally:
             os.rmdir(group)
-    pytest.skip(f"no control group that limits {controller} can be made here: be root, outside of a container")
+    pytest.skip(f"cannot create a control group that limits {controller}: needs root, outside a container")
 
 
 @contextlib.contextmanager
 def process_limit(tmp_name: str) -> Iterator[str]:
-    """A control group whose number of processes and threads can be limited: yields its folder."""
+    """Create a control group that can limit the number of processes and threads; yield its folder."""
     with control_group("pids", tmp_name, "pids.max") as group:
         yield group
 
 
 @contextlib.contextmanager
 def cpu_quota(tmp_name: str, cpus: float) -> Iterator[str]:
-    """A control group whose processes may use so many CPUs: yields its folder."""
+    """Create a control group whose processes may use this many CPUs in all; yield its folder."""
     with control_group("cpu", tmp_name, "cpu.cfs_quota_us", "cpu.max") as group:
         if os.path.exists(quota := os.path.join(group, "cpu.cfs_quota_us")):
             Path(group, "cpu.cfs_period_us").write_text("100000")
@@ -114,13 +114,13 @@ def cpu_quota(tmp_name: str, cpus: float) -> Iterator[str]:
 
 
 def imported(module: str, since: tuple[int, int] = (3, 9)) -> ModuleType:
-    """A module of tests/requirements.txt. Where it is missing the test is skipped; or fails, where CI has installed it.
+    """Import a module of tests/requirements.txt. If it is missing, skip the test; with CI=true, fail.
 
-    `since` is the first Python for which tests/requirements.txt has it.
+    `since` is the oldest Python for which tests/requirements.txt has it; on an older one, always skip.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a package imports in its turn
+            warnings.simplefilter("ignore")  # of the packages that this one imports
             return importlib.import_module(module)
     except ImportError:
         missing = pytest.fail if os.environ.get("CI") == "true" and sys.version_info >= since else pytest.skip

@@ -1,4 +1,4 @@
-"""What is true of every refusal, of a request as of a start: it is one line, and says nothing that it should not."""
+"""Checks the messages of refused requests and failed starts: each is one line, and contains no password."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from webserver_influx import STATUS_LINE, RequestError, StartError
 def assert_is_one_line(text: str) -> None:
     assert text
     assert text.isprintable()
-    assert text.isascii()  # as its Content-Length is its length
+    assert text.isascii()  # so its number of characters is its Content-Length
 
 
 def try_to(function, *arguments):
-    """The result, or a RequestError: any other error is a bug."""
+    """Return the function's result, or the RequestError that it raised. Any other exception fails the test."""
     try:
         return function(*arguments)
     except RequestError as error:
@@ -29,7 +29,7 @@ def try_to(function, *arguments):
 
 
 def start_error(make, *arguments) -> str:
-    """Why it cannot be made: one line."""
+    """Return the message of the StartError that the call raises."""
     with pytest.raises(StartError) as info:
         make(*arguments)
     reason = str(info.value)
@@ -39,7 +39,7 @@ def start_error(make, *arguments) -> str:
 
 
 def error_line(stderr: str, with_usage: bool) -> str:
-    """The one line that says what is wrong, below the usage if that is shown."""
+    """Return the error message on standard error, which has one line, after the usage if that is expected."""
     *usage, line = stderr.splitlines()
     assert all(re.match(r"usage: webserver_influx\.py \[-h\]|  ", text) for text in usage), stderr
     assert bool(usage) == with_usage, stderr
@@ -49,11 +49,11 @@ def error_line(stderr: str, with_usage: bool) -> str:
 
 
 def failure_of(ended: subprocess.CompletedProcess, code: int = 1) -> str:
-    """The line with which the program ended that could not start; with 2, it shows its usage as well."""
+    """Return the error message of a program that could not start; status 2 means that its usage is shown, too."""
     assert (ended.returncode, ended.stdout) == (code, ""), ended.stderr
     return error_line(ended.stderr, with_usage=code == 2)
 
 
 def failure(*arguments: str, env: dict[str, str] | None = None, code: int = 1) -> str:
-    """Start the program, which cannot; see failure_of."""
+    """Start the program, which must fail, and return its error message; see failure_of."""
     return failure_of(run_program(*arguments, env={"COLUMNS": "80", **(env or {})}), code)

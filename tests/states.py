@@ -1,4 +1,4 @@
-"""State files with the counters beside them, and what may have happened to them since, in ODD_STATES."""
+"""Creates state files with their counter files. ODD_STATES maps names to functions that damage a state file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webserver_influx import Counter, Outbox
 
 @contextlib.contextmanager
 def opened(state: Path, count_file: Path):
-    """A counter and its outbox, as a server opens them."""
+    """Open a counter and its outbox, as a server does; yield both, and close them at the end."""
     with contextlib.ExitStack() as stack:
         outbox = stack.enter_context(contextlib.closing(Outbox(str(state))))
         counter = stack.enter_context(contextlib.closing(Counter(str(count_file), 0, 1, create=outbox.is_new)))
@@ -26,7 +26,7 @@ def opened(state: Path, count_file: Path):
 
 
 def make_state(folder: Path, requests: int = 3) -> tuple[Path, Path]:
-    """A state file and its counter, of a server that ended well."""
+    """Create the state file and the counter file of a server that stopped cleanly; return their paths."""
     folder.mkdir(exist_ok=True)
     state, count_file = folder / "state", folder / "state-count"
     with opened(state, count_file) as (counter, outbox):
@@ -37,13 +37,13 @@ def make_state(folder: Path, requests: int = 3) -> tuple[Path, Path]:
 
 
 def older_state(folder: Path, version: int) -> tuple[Path, Path]:
-    """The state file and the counter that the program of an older commit left when it was killed.
+    """Return the paths of the state file and the counter file that an older version left when it was killed.
 
-    It had counted 16 requests: 3 in points that InfluxDB rejected (0, 3, 0, 0), 1 in a point that it has, 10 in points
-    that wait (5, 5, 0), and 2 in no point.
+    It had counted 16 requests: 3 in rejected points (0, 3, 0, 0), 1 in a delivered point, 10 in points that wait
+    (5, 5, 0), and 2 that are in no point yet.
     """
     if sys.byteorder != "little":
-        pytest.skip("the counter is of a machine with the other byte order")
+        pytest.skip("these counter files are of a little-endian machine")
     with zipfile.ZipFile(Path(__file__).with_name("older_states.zip")) as archive:
         (name,) = {name.partition("/")[0] for name in archive.namelist() if name.startswith(f"version-{version}-")}
         archive.extractall(folder, [member for member in archive.namelist() if member.startswith(name)])
@@ -51,7 +51,7 @@ def older_state(folder: Path, version: int) -> tuple[Path, Path]:
 
 
 def execute(statement: str):
-    """Changes a state file by SQL."""
+    """Return a function that executes this SQL statement in a state file."""
 
     def change(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
@@ -73,5 +73,5 @@ ODD_STATES = {
     "cut in its header": lambda path: path.write_bytes(path.read_bytes()[:50]),
     "of another version": execute("PRAGMA user_version = 4"),
     "of another program": execute("PRAGMA application_id = 1"),
-    "without its one row": execute("DELETE FROM state"),
+    "without its row": execute("DELETE FROM state"),
 }

@@ -23,7 +23,7 @@ from typing import Callable
 
 import pytest
 from books import MILLISECOND, cells, counted, rejected, waiting
-from daemons import PATIENCE_S, PROJECT, Server, group_lives, received, wait_until
+from daemons import PATIENCE_S, PROJECT, Server, is_running, received, wait_until
 from needs import installed
 from proxy import Fate, Proxy
 
@@ -434,7 +434,7 @@ def test_workers_end_with_a_program_that_is_killed_and_a_restart_balances(server
     group = web.process.pid
     assert get_many(web, 50) == 50
     web.kill()
-    wait_until(lambda: not group_lives(group), what="the workers to end")
+    wait_until(lambda: not is_running(group), what="the workers to end")
     web.start()
     assert get_many(web, 30) == 30
     assert web.stop() == 0

@@ -371,7 +371,7 @@ def test_no_live_line_is_where_none_is_wanted_or_can_be(server, terminal):
     on_terminal(dumb, server, env={"TERM": "dumb"})
     web = server(env=TERMINAL, start=False)
     web.redirect(f"2>{nameless.path}")
-    web._command[2] = f"unset TERM; {web._command[2]}"
+    web.command[2] = f"unset TERM; {web.command[2]}"
     web.start()
     on_terminal(quiet, server, "--quiet", "--interval", "0.2")
     piped = server("--interval", "0.2", env=TERMINAL)

@@ -191,7 +191,7 @@ def test_no_answer_waits_for_a_slow_disk(server):
         pytest.skip("this strace delays no system call, or may not trace here")
     web = server("--interval", "1")
     assert web.stop() == 0
-    web._command = [*slow, *web._command]
+    web.command = [*slow, *web.command]
     web.start()
     slowest, answered = 0.0, 0
     with web.connect() as client:

@@ -33,7 +33,7 @@ def copied_server(guard, copy, tmp_path, closed_port, at_end):
     """A server of the copy, with a worker beside it."""
     options = ["--bind", "127.0.0.1", "--port", str(free_port()), "--influx", f"influxdb://127.0.0.1:{closed_port}"]
     web = Server(guard, new_folder(tmp_path, "server"), [*options, "--workers", "2"])
-    web._command[web._command.index(str(PROGRAM))] = copy
+    web.command[web.command.index(str(PROGRAM))] = copy
     at_end.callback(web.close)
     return web.start()
 
@@ -290,7 +290,7 @@ def test_no_process_is_started_once_the_program_stops(make_workers):
 def test_a_signal_at_any_moment_of_the_start_ends_the_program_in_good_order(server, signum, seconds):
     web = server("--workers", "4", start=False)
     web.launch()
-    wait_until(lambda: web._command and (web.folder / "math_server.db-count").exists())
+    wait_until(lambda: web.command and (web.folder / "math_server.db-count").exists())
     time.sleep(seconds)
     web.process.send_signal(signum)
     assert web.wait() == 0
