@@ -1,4 +1,4 @@
-"""A connection from its first byte to its last, as bytes in and bytes out: no socket, no clock, no thread."""
+"""A whole connection as bytes in and bytes out, without a socket, a clock or a thread."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LARGE = post(json.dumps({"a": 3, "b": "x" * 2 * LIGHT_BYTES, "c": [[]] * 200}).e
 
 
 class Client:
-    """The other end of a handler, and the server around it."""
+    """A handler's client, and a substitute for its server."""
 
     def __init__(self) -> None:
         self.counted = 0
@@ -51,27 +51,27 @@ class Client:
         self.counted += 1
 
     def send(self, data: bytes) -> bytes:
-        """What comes for these bytes; b"" is the client's end."""
+        """Send bytes, or b"" for the client's end; return the response bytes."""
         return self.resume(self.connection.send, data)
 
     def refuse(self, refusal: RequestError) -> bytes:
         return self.resume(self.connection.throw, refusal)
 
     def resume(self, step, argument) -> bytes:
-        replies = b""
+        responses = b""
         try:
-            replies += step(argument)
+            responses += step(argument)
             while self.handler.awaits == TURN:
-                replies += self.connection.send(b"")
+                responses += self.connection.send(b"")
         except StopIteration as end:
             self.ended = True
-            replies += end.value
-        self.received += replies
-        return replies
+            responses += end.value
+        self.received += responses
+        return responses
 
 
 def talk(pieces: Iterable[bytes]) -> Client:
-    """A client that sends these pieces, and then its end; or less, if the handler ends first."""
+    """Return a client that has sent these pieces and its end; it stops earlier if the handler ends first."""
     client = Client()
     for piece in (*pieces, b""):
         if not client.ended:
@@ -84,7 +84,7 @@ def bytewise(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
 
-# Each with the statuses of its replies, and whether the connection goes on behind it.
+# Maps names to the client's bytes, the statuses of the responses, and whether the connection stays open.
 CONVERSATIONS = {
     "GET": (message("GET /?a=3"), [200], True),
     "HEAD": (message("HEAD /?a=3"), [200], True),
@@ -98,7 +98,7 @@ CONVERSATIONS = {
     "a large POST of no JSON": (post(b"[" * 2 * LIGHT_BYTES), [400], True),
     "a POST of another type": (message("POST /", body=b"{}"), [400], True),
     "another method with a body": (message("PUT /", body=NEXT), [405], True),
-    "a method that is unknown": (message("get /", body=NEXT), [501], True),
+    "an unknown method": (message("get /", body=NEXT), [501], True),
     "another method with chunks": (
         message("PUT /", "Transfer-Encoding: chunked") + chunk(NEXT, b";b=c") + b"0\r\nA: b\r\n\r\n", [405], True
     ),
@@ -110,14 +110,14 @@ CONVERSATIONS = {
     "HTTP/1.0": (message("GET / HTTP/1.0"), [200], False),
     "HTTP/1.0 that persists": (message("GET / HTTP/1.0", "Connection: keep-alive"), [200], True),
     "an empty line first": (b"\r\n" + message("GET /"), [200], True),
-    "an empty line behind": (post(b"{}") + b"\r\n", [200], True),
+    "an empty line after a body": (post(b"{}") + b"\r\n", [200], True),
     "a pipeline": (
         message("GET /?a=1") + post(b'{"a": 2}') + message("HEAD /") + message("PUT /"), [200, 200, 200, 405], True
     ),
-    "what is no request": (b"GARBAGE\r\n\r\n", [400], False),
-    "what is none behind what is one": (message("GET /") + b"GET nowhere HTTP/1.1\r\n", [200, 400], False),
+    "garbage": (b"GARBAGE\r\n\r\n", [400], False),
+    "a bad head after a request": (message("GET /") + b"GET nowhere HTTP/1.1\r\n", [200, 400], False),
     "malformed chunks": (CHUNKED_POST + b"xyz\r\n", [400], False),
-    "malformed chunks behind another request": (message("GET /") + CHUNKED_POST + b"0\r\nA\r\n", [200, 400], False),
+    "malformed chunks after another request": (message("GET /") + CHUNKED_POST + b"0\r\nA\r\n", [200, 400], False),
 }  # fmt: skip
 conversations = pytest.mark.parametrize(("data", "statuses", "goes_on"), CONVERSATIONS.values(), ids=CONVERSATIONS)
 
@@ -127,7 +127,7 @@ def methods_in(data: bytes) -> list[str]:
 
 
 def statuses_of(received: bytes, data: bytes) -> list[int]:
-    return [answer.status for answer in parsed(received, *methods_in(data)) if answer.status != 100]
+    return [response.status for response in parsed(received, *methods_in(data)) if response.status != 100]
 
 
 @conversations
@@ -151,7 +151,7 @@ def test_a_conversation_is_answered_the_same_in_any_pieces(data, statuses, goes_
 
 
 @conversations
-def test_each_request_with_a_valid_head_is_counted_before_its_reply(data, statuses, goes_on):
+def test_each_request_with_a_valid_head_is_counted_before_its_response(data, statuses, goes_on):
     counted = len(statuses) - (b"GARBAGE" in data or b"nowhere" in data)
     for pieces in ([data], bytewise(data)):
         client = Client()
@@ -189,18 +189,18 @@ def test_a_good_head_is_counted_once_and_answered_however_it_comes(head):
         assert [response.status for response in parsed(client.received, method)] == [status]
 
 
-def test_the_first_replies_of_a_batch_are_sent_once_though_the_last_request_is_cut_off():
+def test_the_first_responses_of_a_batch_are_sent_once_though_the_last_request_is_cut_off():
     client = Client()
-    assert [answer.text for answer in parsed(client.send(message("GET /?a=1") + b"GET"))] == ["Sum: 1.0"]
+    assert [response.text for response in parsed(client.send(message("GET /?a=1") + b"GET"))] == ["Sum: 1.0"]
     (cut_off,) = parsed(client.send(b""))
     assert cut_off.status == 400
     client = Client()
-    assert [answer.text for answer in parsed(client.send(message("GET /?a=1") + post(b"{}")[:-1]))] == ["Sum: 1.0"]
+    assert [response.text for response in parsed(client.send(message("GET /?a=1") + post(b"{}")[:-1]))] == ["Sum: 1.0"]
     (cut_off,) = parsed(client.send(b""))
     assert cut_off.status == 400
 
 
-def test_what_it_awaits_is_said():
+def test_it_says_what_it_waits_for():
     client = Client()
     asked = post(b'{"a": 3}')
     for data, awaits in [
@@ -215,29 +215,29 @@ def test_what_it_awaits_is_said():
         assert client.handler.awaits == awaits
 
 
-def test_a_large_body_waits_for_its_turns_with_nothing_due():
+def test_a_large_body_waits_for_its_turns_after_earlier_responses_are_sent():
     connection = Client().connection
     assert connection.send(message("GET /") + LARGE[:-1])
     turns = 0
-    replies = connection.send(LARGE[-1:])
-    while not replies:
+    responses = connection.send(LARGE[-1:])
+    while not responses:
         turns += 1
-        replies = connection.send(b"")
+        responses = connection.send(b"")
     assert turns > 3
-    assert [answer.text for answer in parsed(replies)] == ["Sum: 3.0"]
+    assert [response.text for response in parsed(responses)] == ["Sum: 3.0"]
 
 
-def test_a_long_query_waits_for_its_turn_with_nothing_due():
+def test_a_long_query_waits_for_its_turn_without_a_response():
     client = Client()
     query = f"a=3&b={'x' * LIGHT_QUERY_BYTES}"
     assert client.connection.send(message(f"GET /?{query}")) == b""
     assert client.handler.awaits == TURN
-    (answer,) = parsed(client.connection.send(b""))
-    assert answer.text == "Sum: 3.0"
+    (response,) = parsed(client.connection.send(b""))
+    assert response.text == "Sum: 3.0"
     assert client.handler.awaits == REQUEST
 
 
-def test_a_head_that_comes_byte_by_byte_is_not_looked_at_for_each(monkeypatch):
+def test_a_head_that_arrives_byte_by_byte_is_not_parsed_for_each_byte(monkeypatch):
     def look(buffer):
         looks.append(buffer)
         return take_head(buffer)
@@ -245,38 +245,38 @@ def test_a_head_that_comes_byte_by_byte_is_not_looked_at_for_each(monkeypatch):
     looks: list[bytes] = []
     monkeypatch.setattr(webserver_influx, "take_head", look)
     head = message("GET /", f"Padding: {'x' * (HEAD_BYTES - 100)}")
-    (answer,) = parsed(talk(bytewise(head)).received)
-    assert answer.status == 200
+    (response,) = parsed(talk(bytewise(head)).received)
+    assert response.status == 200
     assert len(looks) < 2 * HEAD_BYTES / LIGHT_BYTES
 
 
 @pytest.mark.parametrize("start", [b"GET", post(b"{}")[:-1], CHUNKED_POST + b"5\r\n"])
-def test_a_refusal_that_is_thrown_in_is_the_last_reply(start):
+def test_a_thrown_request_error_is_the_last_response(start):
     client = Client()
     client.send(start)
-    (answer,) = parsed(client.refuse(RequestError(408, "Too slow.")))
-    assert (answer.status, answer.text, answer.fields["connection"]) == (408, "Too slow.", "close")
+    (response,) = parsed(client.refuse(RequestError(408, "Too slow.")))
+    assert (response.status, response.text, response.fields["connection"]) == (408, "Too slow.", "close")
     assert client.ended
     assert client.handler.awaits == LINGER
 
 
-def test_a_server_that_stops_closes_each_connection_with_its_reply():
+def test_a_server_that_stops_closes_each_connection_with_its_response():
     client = Client()
     client.send(message("GET /")[:-1])
     client.server.stopping = True
-    (answer,) = parsed(client.send(b"\n" + message("GET /")))
-    assert answer.fields["connection"] == "close"
+    (response,) = parsed(client.send(b"\n" + message("GET /")))
+    assert response.fields["connection"] == "close"
     assert client.ended
     assert client.handler.awaits == LINGER
 
 
-def test_the_interim_response_comes_before_the_body_only_to_who_waits_for_it():
+def test_100_continue_is_sent_only_to_a_client_that_waits_for_it():
     asking = post(b'{"a": 3}', "Expect: 100-continue")
     head, _, body = asking.partition(b"\r\n\r\n")
     client = Client()
     assert client.send(head + b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-    assert [answer.text for answer in parsed(client.send(body))] == ["Sum: 3.0"]
-    assert [answer.status for answer in parsed(Client().send(asking))] == [200]
+    assert [response.text for response in parsed(client.send(body))] == ["Sum: 3.0"]
+    assert [response.status for response in parsed(Client().send(asking))] == [200]
     assert Client().send(asking[:-1]) == b""
 
 
@@ -285,7 +285,7 @@ requests = st.sampled_from([data for data, _, goes_on in CONVERSATIONS.values() 
 
 @given(st.lists(requests, max_size=6), st.lists(st.integers(1, 200), min_size=1))
 @example([post(b"{}") + b"\r\n", b"\r\n" + message("GET /")], [1])
-def test_any_conversation_in_any_pieces_gets_the_same_replies(parts, sizes):
+def test_any_conversation_in_any_pieces_gets_the_same_responses(parts, sizes):
     data = b"".join(parts)
     pieces, at = [], 0
     while at < len(data):

@@ -1,4 +1,4 @@
-"""Requests and replies over real sockets, and the tools that people use."""
+"""Requests and responses over sockets, and with curl, ab and wrk."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ WRONG_TYPE = 'Please, ensure the content type of your request is "application/js
 
 @pytest.fixture(scope="module")
 def web(new_server, tmp_path_factory):
-    """One server for all tests that leave it as it was; when it has printed a traceback, the last of them fails."""
+    """One server for all tests that do not change it; if it printed a traceback, the last of them fails."""
     with contextlib.closing(new_server(tmp_path_factory.mktemp("web"))) as web:
         yield web.start()
 
@@ -92,7 +92,7 @@ def web(new_server, tmp_path_factory):
 # --- GET, HEAD, POST
 
 
-def test_a_reply_is_exactly_this(web):
+def test_a_response_has_exactly_these_bytes(web):
     data = web.raw(message("GET /?a=3&b=3", "Connection: close"))
     assert re.fullmatch(
         rb"HTTP/1\.1 200 OK\r\n"
@@ -132,9 +132,9 @@ def test_the_date_is_now(web):
     ],
 )
 def test_get_adds_up_the_numbers_of_the_query(web, target, text):
-    reply = web.get(target)
-    assert (reply.status, reply.text) == (200, text)
-    assert reply.headers["Content-Type"] == "text/plain; charset=utf-8"
+    response = web.get(target)
+    assert (response.status, response.text) == (200, text)
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
 @pytest.mark.parametrize("target", ["/", "/?a=3&b=3"])
@@ -159,8 +159,8 @@ def test_head_is_get_without_the_body(web, target):
     ids=lambda value: value[:20],
 )
 def test_post_adds_up_the_numbers_of_the_object(web, body, text):
-    reply = web.request("POST", "/", body, {"Content-Type": "application/json"})
-    assert (reply.status, reply.text) == (200, text)
+    response = web.request("POST", "/", body, {"Content-Type": "application/json"})
+    assert (response.status, response.text) == (200, text)
 
 
 @pytest.mark.parametrize("media_type", ["Application/JSON", "application/json; charset=utf-8", "application/json ;a=b"])
@@ -170,24 +170,24 @@ def test_post_takes_json_however_it_is_written(web, media_type):
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/jsonp", "application/json; a=b, text/plain", ""])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_post_of_anything_but_json_is_told_so(web, media_type, version):
+def test_post_of_another_type_is_refused(web, media_type, version):
     fields = (f"Content-Type: {media_type}", "Connection: keep-alive")
     request = message(f"POST / HTTP/{version}", *fields, body=b'{"a": 3}')
     refused, served = parsed(web.raw(request + message("GET /", "Connection: close")))
     assert (refused.status, refused.text, served.status) == (400, WRONG_TYPE, 200)
 
 
-def test_post_without_a_type_is_told_so(web):
-    reply = web.request("POST", "/", '{"a": 3}')
-    assert (reply.status, reply.text) == (400, WRONG_TYPE)
+def test_post_without_a_type_is_refused(web):
+    response = web.request("POST", "/", '{"a": 3}')
+    assert (response.status, response.text) == (400, WRONG_TYPE)
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "utf-16", "latin-1; charset=utf-8"])
-def test_a_charset_has_no_say_as_json_is_utf_8(web, charset):
+def test_a_charset_is_ignored_as_json_is_utf_8(web, charset):
     def post_as(encoding: str) -> tuple[int, str]:
         body = '{"ü": 3}'.encode(encoding)
-        reply = web.request("POST", "/", body, {"Content-Type": f"application/json; charset={charset}"})
-        return reply.status, reply.text
+        response = web.request("POST", "/", body, {"Content-Type": f"application/json; charset={charset}"})
+        return response.status, response.text
 
     assert post_as("utf-8") == (200, "Sum: 3.0")
     assert post_as("utf-16") == post_as("latin-1") == (400, "The body is not UTF-8.")
@@ -205,7 +205,7 @@ def test_a_charset_has_no_say_as_json_is_utf_8(web, charset):
         ("identity, identity", "1.1", 20),
     ],
 )
-def test_a_content_coding_that_is_not_read_is_refused_with_the_one_that_is(web, coding, version, size):
+def test_an_unknown_content_coding_is_refused_and_the_response_names_identity(web, coding, version, size):
     body = b"\x1f\x8b".ljust(size)
     fields = (JSON_TYPE, f"Content-Encoding: {coding}", "Connection: keep-alive")
     request = message(f"POST / HTTP/{version}", *fields, body=body)
@@ -215,18 +215,18 @@ def test_a_content_coding_that_is_not_read_is_refused_with_the_one_that_is(web, 
     assert served.text == "Sum: 0"
 
 
-def test_the_coding_identity_is_none(web):
+def test_the_coding_identity_is_no_coding(web):
     assert texts(web.raw(post(b'{"a": 3}', "Content-Encoding: Identity", "Connection: close"))) == ["Sum: 3.0"]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_where_a_body_is_ignored_so_is_its_coding(web, method):
+def test_the_coding_of_an_ignored_body_is_ignored(web, method):
     data = web.raw(message(f"{method} /?a=3", "Content-Encoding: gzip", "Connection: close", body=b"\x1f\x8b"))
     assert statuses(data, method) == [200]
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"\xef\xbb\xbf", b"[]", b"{", b'{"a": NaN}', b"a=3"])
-def test_post_of_what_is_no_json_object_is_refused_and_the_connection_stays(web, body):
+def test_post_of_no_json_object_is_refused_and_the_connection_stays(web, body):
     data = web.raw(post(body, *([] if body else ["Content-Length: 0"])) + message("GET /", "Connection: close"))
     bad, good = parsed(data)
     assert (bad.status, good.text) == (400, "Sum: 0")
@@ -240,9 +240,9 @@ def test_a_post_without_a_body_does_not_get_the_one_before(web):
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[{" * (MIB // 2), '{"a":[' * 1000 + "]}" * 1000])
 def test_deep_json_does_not_kill_the_server(web, text):
-    reply = web.request("POST", "/", text, {"Content-Type": "application/json"})
-    assert reply.status == 400
-    assert "deep" in reply.text
+    response = web.request("POST", "/", text, {"Content-Type": "application/json"})
+    assert response.status == 400
+    assert "deep" in response.text
     assert web.running
     assert web.get().text == "Sum: 0"
 
@@ -250,7 +250,7 @@ def test_deep_json_does_not_kill_the_server(web, text):
 @pytest.mark.parametrize(
     ("body", "place"), [(b'\n\n {"a": }', "line 3 column 8 (char 9)"), (b' {"a": 1} x ', "(char 9)")]
 )
-def test_what_is_wrong_in_json_is_told_with_its_place(web, body, place):
+def test_a_json_error_is_reported_with_its_position(web, body, place):
     assert texts(web.raw(post(body, "Connection: close")))[0].endswith(f"{place}.")
 
 
@@ -267,8 +267,8 @@ def test_a_connection_is_kept_alive(web, line):
     with web.connect() as connection:
         for number in range(20):
             request = message(line.format(number), "Connection: keep-alive")
-            (answer,) = parsed(exchange(connection, request, until=b"Sum: %d.0" % number))
-            assert answer.fields.get("connection") == ("keep-alive" if line.endswith("1.0") else None)
+            (response,) = parsed(exchange(connection, request, until=b"Sum: %d.0" % number))
+            assert response.fields.get("connection") == ("keep-alive" if line.endswith("1.0") else None)
 
 
 @pytest.mark.parametrize(
@@ -276,8 +276,8 @@ def test_a_connection_is_kept_alive(web, line):
     [message("GET /", "Connection: close"), message("GET / HTTP/1.0"), b"GET / HTTP/1.0\r\n\r\n"],
 )
 def test_a_connection_is_closed_when_the_client_wants_it(web, request_bytes):
-    (answer,) = parsed(web.raw(request_bytes + message("GET /")))
-    assert (answer.status, answer.fields["connection"]) == (200, "close")
+    (response,) = parsed(web.raw(request_bytes + message("GET /")))
+    assert (response.status, response.fields["connection"]) == (200, "close")
 
 
 def test_pipelined_requests_are_answered_in_order(web):
@@ -300,14 +300,14 @@ def test_pipelined_requests_may_be_of_all_kinds(web):
         message("GET /?a=6", "Connection: close"): (200, "Sum: 6.0"),
     }
     methods = [request.split(b" ")[0].decode() for request in requests]
-    answers = parsed(web.raw(b"".join(requests)), *methods)
-    assert len(answers) == len(requests)
-    for answer, (status, text) in zip(answers, requests.values()):
-        assert answer.status == status
-        assert text is None or answer.text == text
+    responses = parsed(web.raw(b"".join(requests)), *methods)
+    assert len(responses) == len(requests)
+    for response, (status, text) in zip(responses, requests.values()):
+        assert response.status == status
+        assert text is None or response.text == text
 
 
-def test_replies_come_before_what_makes_the_server_close(web):
+def test_earlier_requests_are_answered_before_the_connection_is_closed(web):
     data = web.raw(message("GET /?a=1") + message("GET /?a=2") + b"GARBAGE\r\n\r\n")
     assert statuses(data) == [200, 200, 400]
 
@@ -353,10 +353,10 @@ def test_a_client_that_asks_about_a_chunked_body_is_told_to_go_on(web):
 
 def test_a_client_that_asks_and_does_not_wait_is_served(web):
     data = web.raw(post(b'{"a": 3}', "Expect: 100-continue", "Connection: close"))
-    assert [answer.text for answer in parsed(data) if answer.status != 100] == ["Sum: 3.0"]
+    assert [response.text for response in parsed(data) if response.status != 100] == ["Sum: 3.0"]
 
 
-def test_an_old_client_that_asks_is_not_told_to_go_on(web):
+def test_an_http_1_0_client_is_not_told_to_go_on(web):
     request = message("POST / HTTP/1.0", JSON_TYPE, "Expect: 100-continue", body=b'{"a": 3}')
     head, _, body = request.partition(b"\r\n\r\n")
     with web.connect() as connection:
@@ -399,13 +399,13 @@ def test_a_registered_method_is_not_allowed_another_is_unknown_and_the_connectio
 
 
 @pytest.mark.parametrize("line", ["OPTIONS *", "CONNECT example.org:443"])
-def test_targets_that_go_with_other_methods_are_not_allowed_either(web, line):
+def test_options_and_connect_with_their_own_targets_are_not_allowed(web, line):
     data = web.raw(message(line, "Connection: close"))
     assert statuses(data) == [405]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_body_where_none_belongs_is_read_and_ignored(web, method):
+def test_the_body_of_a_get_or_head_request_is_read_and_ignored(web, method):
     pieces = chunk(b"x" * 1000) + LAST_CHUNK
     data = web.raw(
         message(f"{method} /?a=3", body=b"GET /?a=4 HTTP/1.1\r\n\r\n")
@@ -472,15 +472,15 @@ def test_a_refused_head_request_has_no_body(web):
     ("piece", "status"),
     [(b"G", 400), (message("GET /")[:-1], 400), (post(b'{"a": 3}')[:-1], 400), (CHUNKED_POST + b"5\r\nab", 400)],
 )
-def test_what_a_client_does_not_finish_is_refused(web, piece, status):
+def test_an_unfinished_request_is_refused_when_the_client_ends(web, piece, status):
     assert refusal(web.raw(piece, half_close=True, timeout=PROMPT_S)).status == status
 
 
-def test_a_client_that_only_comes_and_goes_hears_nothing(web):
+def test_a_client_that_sends_nothing_gets_no_response(web):
     assert web.raw(b"", half_close=True) == b""
 
 
-def test_a_client_that_has_closed_its_side_gets_all_replies(web):
+def test_a_client_that_has_closed_its_side_gets_all_responses(web):
     assert texts(web.raw(message("GET /?a=1") + message("GET /?a=2"), half_close=True)) == ["Sum: 1.0", "Sum: 2.0"]
 
 
@@ -501,9 +501,9 @@ def test_a_head_request_that_is_refused_for_its_head_has_no_body_either(web, hea
             connection.sendall(bytes([byte]))
         in_two = receive(connection)
     for data in (web.raw(head), in_two):
-        (answer,) = parsed(data, "HEAD")
-        assert (answer.status, answer.text) == (400, "")
-        assert int(answer.fields["content-length"])
+        (response,) = parsed(data, "HEAD")
+        assert (response.status, response.text) == (400, "")
+        assert int(response.fields["content-length"])
 
 
 def test_a_bad_head_is_refused_with_a_body_though_the_one_before_was_a_head(web):
@@ -511,8 +511,8 @@ def test_a_bad_head_is_refused_with_a_body_though_the_one_before_was_a_head(web)
     assert (head.status, bad.status) == (200, 400)
 
 
-def behind_a_head_request(web, end: Callable[[socket.socket], object]) -> bytes:
-    """Let a HEAD be answered, send the start of a request, and then this end of it; what comes back for that."""
+def after_a_head_request(web, end: Callable[[socket.socket], object]) -> bytes:
+    """Send a HEAD and the start of another request, call `end` to end it, and return the response to it."""
     with web.connect() as connection:
         exchange(connection, message("HEAD /"), until=b"\r\n\r\n")
         connection.sendall(b"GET / HT")
@@ -523,11 +523,11 @@ def behind_a_head_request(web, end: Callable[[socket.socket], object]) -> bytes:
 
 
 def test_a_head_that_turns_out_bad_is_refused_with_a_body_though_the_one_before_was_a_head(web):
-    assert refusal(behind_a_head_request(web, lambda connection: connection.sendall(b"\0"))).status == 400
+    assert refusal(after_a_head_request(web, lambda connection: connection.sendall(b"\0"))).status == 400
 
 
 def test_a_head_that_does_not_end_is_refused_with_a_body_though_the_one_before_was_a_head(web):
-    assert refusal(behind_a_head_request(web, lambda connection: connection.shutdown(socket.SHUT_WR))).status == 400
+    assert refusal(after_a_head_request(web, lambda connection: connection.shutdown(socket.SHUT_WR))).status == 400
 
 
 def test_a_client_that_resets_the_connection_is_ordinary_life(server):
@@ -559,7 +559,7 @@ def test_it_serves_on_an_ipv6_address(server):
         socket.create_connection(("127.0.0.1", web.port))
 
 
-# --- the tools that people use
+# --- curl, ab and wrk
 
 
 def output_of(*command: str) -> str:
@@ -581,11 +581,11 @@ def output_of(*command: str) -> str:
     ],
     ids=" ".join,
 )
-def test_curl_gets_its_answer(web, options, output):
+def test_curl_gets_the_sum_or_the_error(web, options, output):
     assert output_of("curl", "-sS", *options, web.url) == output
 
 
-def test_curl_is_told_that_its_body_is_too_long(web, tmp_path):
+def test_curl_gets_413_for_a_body_that_is_too_long(web, tmp_path):
     (tmp_path / "body").write_bytes(bytes(5 * MIB))
     options = ["-sS", "-H", JSON_TYPE, "--data-binary", f"@{tmp_path / 'body'}", "-w", " %{http_code}"]
     assert output_of("curl", *options, web.url).endswith(" 413")

@@ -1,4 +1,4 @@
-"""A head and a chunked body, taken from bytes: whole, byte by byte, with the next request behind. Not one socket."""
+"""Parsing a head and a chunked body from bytes: whole, byte by byte, and with another request after it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.smoke
 
 
 def bytewise(data: bytes) -> list[bytes]:
-    """Single bytes; the middle of long data in pieces, as the time to read it grows with the square of their number."""
+    """Split data into bytes, but the middle of long data into 50 pieces: parsing n pieces takes O(n²)."""
     start, middle, end = data[:500], data[500:-100], data[500:][-100:]
     step = 1 + len(middle) // 50
     pieces = [middle[at : at + step] for at in range(0, len(middle), step)]
@@ -44,7 +44,7 @@ bad_heads = pytest.mark.parametrize(("status", "head"), BAD.values(), ids=BAD)
 
 
 def taken(pieces: Iterable[bytes]):
-    """What `take_head` returns when the bytes arrive in these pieces; those it need not wait for are left behind."""
+    """Return the result of `take_head` for bytes that arrive in these pieces; the rest includes the later pieces."""
     buffer, head = b"", None
     for piece in pieces:
         buffer += piece
@@ -87,7 +87,7 @@ def test_a_bad_head_is_refused_byte_by_byte(status, head):
 
 
 @pytest.mark.parametrize("data", [b"", b"\r", b"\r\n", b"G", b"GET", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\n"])
-def test_more_is_needed(data):
+def test_an_incomplete_head_needs_more_bytes(data):
     assert take_head(data) is None
 
 
@@ -106,7 +106,7 @@ def test_more_is_needed(data):
         b"GET / HTTP/1.1\r\nHost: x\n",
     ],
 )
-def test_what_cannot_become_a_head_is_refused_before_its_end(data):
+def test_bytes_that_begin_no_head_are_refused_at_once(data):
     assert refusal_of([data]) == 400
 
 
@@ -128,7 +128,7 @@ def test_what_cannot_become_a_head_is_refused_before_its_end(data):
         (431, b"GET / HTTP/1.1\r\n" + b"F: v\r\n" * 101),
     ],
 )
-def test_a_line_that_is_none_is_refused_when_it_is_complete_with_its_own_status(status, data):
+def test_a_malformed_line_is_refused_with_its_own_status_when_it_is_complete(status, data):
     assert take_head(data[:-2]) is None
     assert refusal_of([data]) == status
     assert refusal_of(bytewise(data)) == status
@@ -168,7 +168,7 @@ class Fields(NamedTuple):
 
 
 def fields(*lines: str, version: str = "1.1") -> Fields:
-    """The fields of a head with a Host and these lines."""
+    """Return the parsed fields of a head with a Host field and these lines."""
     return Fields(*take_head(head_of(f"GET / HTTP/{version}", *lines))[2])
 
 
@@ -189,7 +189,7 @@ def test_the_length_of_the_body_is_read(lines, length):
     assert fields(*lines).body_length == length
 
 
-def test_a_content_length_of_ever_so_many_digits_is_too_long():
+def test_a_content_length_of_60_000_digits_is_too_long():
     assert fields("Content-Length: " + "9" * 60_000).body_length > MIB
 
 
@@ -212,13 +212,13 @@ def test_a_content_length_of_ever_so_many_digits_is_too_long():
         ("1.0", ["Connection: keep"], False),
     ],
 )
-def test_it_is_read_whether_the_connection_persists(version, lines, persists):
+def test_version_and_connection_say_whether_the_connection_persists(version, lines, persists):
     assert (fields(*lines, version=version).persistence != "\r\nConnection: close\r\n\r\n") is persists
 
 
-def test_only_in_http_1_0_the_reply_says_that_the_connection_persists():
-    reply_head_ends = fields("Connection: keep-alive", version="1.0").persistence
-    assert reply_head_ends == "\r\nConnection: keep-alive\r\n\r\n"
+def test_only_in_http_1_0_the_response_says_that_the_connection_persists():
+    response_head_ends = fields("Connection: keep-alive", version="1.0").persistence
+    assert response_head_ends == "\r\nConnection: keep-alive\r\n\r\n"
     assert fields("Connection: keep-alive").persistence == "\r\n\r\n"
 
 
@@ -239,7 +239,7 @@ def test_the_expectation_is_read(version, lines, expectation):
 
 
 @pytest.mark.parametrize("lines", [["Expect: 100-continue, tea"], ["Expect: tea", "Expect: 100-continue"]])
-def test_an_unknown_expectation_beside_the_known_one_is_not_that(lines):
+def test_an_unknown_expectation_beside_the_known_one_is_an_unknown_one(lines):
     assert fields(*lines).expectation not in (b"", webserver_influx.CONTINUE)
 
 
@@ -281,7 +281,7 @@ def test_the_media_type_is_read(lines, media_type):
         "; charset=utf-8",
     ],
 )
-def test_what_is_not_one_media_type_is_none(value):
+def test_a_malformed_media_type_is_ignored(value):
     assert fields(f"Content-Type: {value}").data_type == (b"", b"")
 
 
@@ -394,7 +394,7 @@ def test_a_hostile_head_takes_no_time(hostile):
     ],
     ids=["a cookie", "a type", "a host", "a long line", "a long section"],
 )
-def test_what_is_remembered_of_fields_is_bounded_in_number_and_size(make_head):
+def test_the_caches_are_bounded_in_number_and_size(make_head):
     for number in range(3 * webserver_influx.REMEMBERED):
         assert take_head(make_head(number))
     for memory in (webserver_influx.known_sections, webserver_influx.known_lines, webserver_influx.known_meanings):
@@ -402,8 +402,8 @@ def test_what_is_remembered_of_fields_is_bounded_in_number_and_size(make_head):
         assert sum(map(len, memory)) <= webserver_influx.REMEMBERED * webserver_influx.REMEMBERED_BYTES
 
 
-def test_one_field_that_changes_does_not_push_out_the_sections_that_come_again():
-    for _ in range(2):  # at first, the lines are new
+def test_one_changing_field_does_not_evict_the_sections_that_repeat():
+    for _ in range(2):  # the first time, the lines are new
         take_head(get("Known: 1"))
     for number in range(webserver_influx.REMEMBERED // 4):
         take_head(get("Known: 1", f"Cookie: visit={number}"))
@@ -423,7 +423,7 @@ def test_a_body_of_a_length_is_taken_split_at_any_byte(body, rest, at):
 
 
 def decoded(pieces: Iterable[bytes]) -> tuple[bytes, bytes] | None:
-    """Body, and what is left, of a chunked body that arrives in these pieces; None where more is needed."""
+    """Return the decoded body of these pieces and the bytes after it, or None if it is incomplete."""
     return read_from(read_chunks(), pieces)
 
 
@@ -477,7 +477,7 @@ def test_a_body_in_chunks_of_one_byte_is_taken():
 
 
 @pytest.mark.parametrize("size", [1, 100])
-def test_what_chunks_carry_beside_their_data_is_bounded(size):
+def test_the_framing_of_chunks_is_bounded(size):
     """RFC 9112 §7.1.1: the total length of chunk extensions."""
     assert try_to(decoded, [chunk(b"x" * size, b";" + b"a" * 900) * 100]).status == 400
     assert decoded([chunk(b"x" * size, b";" + b"a" * 900) * 10 + LAST_CHUNK]) == (b"x" * size * 10, b"")
@@ -489,7 +489,7 @@ def test_extensions_of_twice_the_data_are_always_taken():
 
 
 @pytest.mark.parametrize("unit", [chunk(b"x", b";" + b"a" * 900), chunk(b"x"), chunk(b"x" * 100, b";" + b"a" * 900)])
-def test_any_data_come_with_no_more_than_the_limits_say_around_them(unit):
+def test_the_framing_of_any_data_is_within_the_limits(unit):
     reader, count = read_chunks(), 0
     next(reader)
     with contextlib.suppress(RequestError):
@@ -513,12 +513,12 @@ def test_any_data_come_with_no_more_than_the_limits_say_around_them(unit):
         (b"0\r\nA\r\n", "trailer"),
     ],
 )
-def test_what_is_wrong_with_a_chunked_body_is_told(data, fault):
+def test_the_error_of_a_chunked_body_is_reported(data, fault):
     assert fault in str(try_to(decoded, [data]))
     assert fault in str(try_to(decoded, bytewise(data)))
 
 
-def test_a_body_of_many_small_chunks_is_bounded_too():
+def test_a_body_of_many_small_chunks_is_bounded():
     assert try_to(decoded, [chunk(bytes(1000)) * 1100]).status == 413
 
 

@@ -64,12 +64,12 @@ def test_the_numbers_of_a_query_are_found(query, expected):
 @pytest.mark.parametrize(
     "query", [b"a=\xff&b=4", b"a=3\xff&b=4", b"\xff=4", b"a=\xd9&b=%D9&c=4&\xd9\xa3=x", b"a=\x85&b=4"]
 )
-def test_what_is_not_utf_8_is_no_number(query):
+def test_a_value_that_is_not_utf_8_is_no_number(query):
     assert numbers(query_values(query)) == [4]
 
 
 def numeric(values: Iterable[str]) -> list[float]:
-    """The oracle: those that float() reads and that are finite."""
+    """The oracle: return the values that float() reads, if they are finite."""
     found = []
     for value in values:
         try:
@@ -130,7 +130,7 @@ def test_the_numbers_of_a_json_object_are_found(body, expected):
 
 
 def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
-    """An object in which something is nested, `depth` levels in all."""
+    """Return an object with `depth` levels of nesting."""
     return ('{"b": 1, "a": ' + opening * (depth - 1) + closing * (depth - 1) + "}").encode()
 
 
@@ -198,7 +198,7 @@ def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_what_is_no_json_object_is_refused_with_one_line(body):
+def test_a_body_that_is_no_json_object_is_refused_with_one_line(body):
     with pytest.raises(RequestError) as caught:
         json_numbers(body)
     assert caught.value.status == 400
@@ -225,7 +225,7 @@ def test_brackets_side_by_side_are_not_deep():
 
 
 def depth_of(value) -> int:
-    """The oracle for documents, not texts."""
+    """The oracle: return the nesting of a document, not of a text."""
     if isinstance(value, dict):
         value = list(value.values())
     return 1 + max(map(depth_of, value), default=0) if isinstance(value, list) else 0
@@ -264,7 +264,7 @@ def test_the_numbers_of_any_json_object_are_those_of_its_dict(document):
 
 
 @pytest.mark.parametrize("digits", [10_000, 1_000_000])
-def test_an_integer_of_ever_so_many_digits_is_no_number_and_takes_no_time(digits):
+def test_an_integer_of_a_million_digits_is_no_number_and_takes_no_time(digits):
     begin = time.process_time()
     assert json_numbers(b'{"a": %b, "b": 1}' % (b"9" * digits)) == [1]
     assert time.process_time() - begin < 2
@@ -303,7 +303,7 @@ def test_a_sum_is_exact(values, text):
 
 
 def rounded_once(values: list[float]) -> float:
-    """The oracle: a fraction, made a float at the end."""
+    """The oracle: return the sum of the exact fractions, converted to a float once."""
     exact = sum(map(Fraction, values))
     try:
         return float(exact)
