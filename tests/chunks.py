@@ -81,6 +81,7 @@ CHUNKED_BAD = {
     "a trailer of 1025 bytes": (400, b"0\r\nA: " + b"b" * 1020 + b"\r\n\r\n"),
     "a line that is too long": (400, chunk(b"hello", b";" + b"a" * 5000) + LAST_CHUNK),
     "a line without an end": (400, b"0" * 5000),
+    "a line of 1024 bytes without an end": (400, b"0" * 1024),
     "a trailer that is too long": (400, b"0\r\nA: " + b"b" * 5000 + b"\r\n\r\n"),
     "a byte more than a mebibyte": (413, b"100001\r\n"),
     "a byte more than a mebibyte in two": (413, chunk(bytes(MIB)) + b"1\r\n"),

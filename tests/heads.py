@@ -58,6 +58,8 @@ GOOD = {
     "HTTP/1.0 with keep-alive": get_1_0("Connection: Keep-Alive"),
     "absolute-form": head_of("GET http://x:80/path?a=3 HTTP/1.1"),
     "absolute-form of IPv6": head_of("GET http://[::1]:80/?a=3 HTTP/1.1"),
+    "absolute-form of IPv6 in upper case": head_of("GET http://[::FFFF]/?a=3 HTTP/1.1"),
+    "absolute-form with escapes": head_of("GET http://A%Fa%aF-._~!$&'()*+,;=Zz9%20/ HTTP/1.1"),
     "absolute-form with a query and no path": head_of("GET http://x?a=3 HTTP/1.1"),
     "absolute-form of another scheme": head_of("GET HTTPS://x HTTP/1.1"),
     "OPTIONS *": head_of("OPTIONS * HTTP/1.1"),

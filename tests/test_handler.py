@@ -24,6 +24,7 @@ from webserver_influx import (
     LINGER,
     REQUEST,
     TURN,
+    TURN_VALUES,
     RequestError,
     SumHandler,
     reply_starts,
@@ -227,6 +228,11 @@ def test_a_large_body_waits_for_its_turns_after_earlier_responses_are_sent():
     assert [response.text for response in parsed(responses)] == ["Sum: 3.0"]
 
 
+def test_all_values_of_a_large_object_are_added_up():
+    body = json.dumps({str(number): 1 for number in range(2 * TURN_VALUES + 1)}).encode()
+    assert texts(Client().send(post(body))) == [f"Sum: {2 * TURN_VALUES + 1}.0"]
+
+
 def test_a_long_query_waits_for_its_turn_without_a_response():
     client = Client()
     query = f"a=3&b={'x' * LIGHT_QUERY_BYTES}"
@@ -260,11 +266,19 @@ def test_a_thrown_request_error_is_the_last_response(start):
     assert client.handler.awaits == LINGER
 
 
-def test_a_server_that_stops_closes_each_connection_with_its_response():
+def test_a_connection_that_its_client_wants_to_close_ends_at_once():
+    client = Client()
+    client.send(message("GET /", "Connection: close"))
+    assert client.ended
+    assert client.handler.awaits != LINGER
+
+
+@pytest.mark.parametrize("rest", [b"", NEXT], ids=["a request", "two requests"])
+def test_a_server_that_stops_closes_each_connection_with_its_response(rest):
     client = Client()
     client.send(message("GET /")[:-1])
     client.server.stopping = True
-    (response,) = parsed(client.send(b"\n" + message("GET /")))
+    (response,) = parsed(client.send(b"\n" + rest))
     assert response.fields["connection"] == "close"
     assert client.ended
     assert client.handler.awaits == LINGER

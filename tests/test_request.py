@@ -103,6 +103,8 @@ def test_an_incomplete_head_needs_more_bytes(data):
         b"\r\n\r\nGET / ",
         b"GET / HTTP/1.1\r\r",
         b"\r\nG\0",
+        b"GET /\x1f",
+        b"GET /\rX",
         b"GET / HTTP/1.1\r\nHost: x\n",
     ],
 )
