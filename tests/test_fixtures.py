@@ -1,4 +1,4 @@
-"""What the other tests rely on: the fixtures freeze, cut and drop, and leave nothing behind."""
+"""Tests of the fixtures: they freeze, cut and drop as promised, and leave no process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def influx(influxd) -> Influxd:
 
 
 class KeptConnection:
-    """Asks one thing after the other, over a connection that stays open for as long as it can."""
+    """Sends requests over one connection, which it opens again only after a reset."""
 
     def __init__(self, port: int) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -46,17 +46,17 @@ class KeptConnection:
         return self.request("POST", "/write?db=math_server", TEN_POINTS)
 
     def request(self, method: str, path: str, body: str | None = None) -> int | None:
-        """The status of the reply, or None when the connection ended instead."""
+        """Return the status of the response, or None if the connection ended instead."""
         try:
             self.connection.request(method, path, body)
-            with self.connection.getresponse() as reply:
-                return reply.status
+            with self.connection.getresponse() as response:
+                return response.status
         except ConnectionError:
             self.connection.close()
             return None
 
 
-def test_what_passes_the_proxy_arrives_over_one_connection(influx):
+def test_the_proxy_forwards_requests_over_one_connection(influx):
     with Proxy(influx.port) as proxy, KeptConnection(proxy.port) as client:
         assert client.ping() == 204
         first = client.connection.sock
@@ -67,7 +67,7 @@ def test_what_passes_the_proxy_arrives_over_one_connection(influx):
 
 
 @pytest.mark.parametrize(("fate", "stored"), [(Fate.CUT, 0), (Fate.DROP, 10), (Fate.REFUSE, 0)])
-def test_a_fate_is_met_on_a_connection_that_was_open_before(influx, fate, stored):
+def test_a_fate_also_applies_to_an_open_connection(influx, fate, stored):
     with Proxy(influx.port) as proxy, KeptConnection(proxy.port) as client:
         assert client.ping() == 204
         proxy.switch(fate)
@@ -80,15 +80,15 @@ def test_seeded_fates_are_the_same_every_time(influx):
     def fates_of_20_writes() -> list[int | None]:
         rng = random.Random(2)
         with Proxy(influx.port, lambda _: rng.choice(list(Fate))) as proxy, KeptConnection(proxy.port) as client:
-            replies = [client.write() for _ in range(20)]
-            assert replies.count(204) == proxy.counts[Fate.PASS]
+            statuses = [client.write() for _ in range(20)]
+            assert statuses.count(204) == proxy.counts[Fate.PASS]
             assert set(proxy.counts) == set(Fate)
-        return replies
+        return statuses
 
     assert fates_of_20_writes() == fates_of_20_writes()
 
 
-def test_while_influxd_is_away_the_proxy_closes_connections(influx):
+def test_the_proxy_closes_connections_while_influxd_does_not_run(influx):
     with Proxy(influx.port) as proxy, KeptConnection(proxy.port) as client:
         influx.kill()
         assert client.write() is None
@@ -97,7 +97,7 @@ def test_while_influxd_is_away_the_proxy_closes_connections(influx):
         assert client.write() == 204
 
 
-def test_a_frozen_influxd_takes_a_request_and_answers_it_when_it_is_thawed(influx):
+def test_a_frozen_influxd_answers_a_request_after_the_thaw(influx):
     influx.freeze()
     with KeptConnection(influx.port) as client:
         client.connection.request("POST", "/write?db=math_server", TEN_POINTS)
@@ -123,7 +123,7 @@ def test_influxd_keeps_points_and_users_through_a_kill(influxd, auth):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no kill -9")
 def test_no_process_outlives_a_pytest_that_is_killed():
-    """The child has its parent's stdout, so reading that to its end means that both are gone."""
+    """The child inherits its parent's stdout, so that pipe ends only when both processes have ended."""
     script = """
         import os, signal
         from daemons import Guard
@@ -136,14 +136,14 @@ def test_no_process_outlives_a_pytest_that_is_killed():
 
 
 @pytest.mark.smoke
-def test_the_server_starts_answers_and_stops_without_a_word_on_errors(server):
+def test_the_server_starts_answers_and_stops(server):
     web = server()
     assert web.get("/?a=3&b=3").text == "Sum: 6.0"
-    assert web.stop() == 0 or os.name == "nt"  # which has no way to ask
+    assert web.stop() == 0 or os.name == "nt"  # on Windows, SIGTERM kills
 
 
 @pytest.mark.smoke
-def test_waiting_for_what_does_not_come_ends_with_a_reason():
+def test_waiting_in_vain_ends_with_a_reason():
     with pytest.raises(AssertionError, match=r"waited 0\.1 s for Godot; the last answer was \[\]"):
         wait_until(list, timeout=0.1, what="Godot")
 
@@ -173,9 +173,9 @@ def test_a_module_that_is_missing_skips_a_test_and_fails_it_only_where_ci_has_in
 
 
 @pytest.mark.smoke
-def test_what_is_said_to_be_installed_by_ci_is_and_the_reverse():
+def test_the_packages_that_ci_installs_are_those_of_the_table():
     script = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
     installs = re.findall(r"^    ([\w-]+) +command -v ([\w.-]+)$", script, re.MULTILINE)
-    # no test asks for these by installed()
+    # no test needs these through installed()
     of_the_script = {"nginx": "nginx-light", "python3": "python3", "pypy3": "pypy3"}
     assert {command: package for package, command in installs} == {**INSTALLED_BY_CI, **of_the_script}
