@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -274,8 +275,9 @@ class InfluxError(Exception):
 class Influxd(Daemon):
     """InfluxDB as the repository's influxdb.conf sets it up, but for its ports.
 
-    With `auth`, the line that asks for passwords is in force, and the admin, the database and the server's user
-    are made at the first start.
+    Whatever a person has changed in that file for their own InfluxDB, this one has the addresses, the folders and the
+    authentication that tests expect: environment variables override the file. With `auth`, it asks for passwords, and
+    the admin, the database and the server's user are made at the first start.
     """
 
     DATABASE = "math_server"
@@ -285,10 +287,8 @@ class Influxd(Daemon):
     def __init__(self, guard: Guard, folder: Path, auth: bool = False, user: str | None = None):
         self.port, self.rpc_port = free_port(), free_port()
         self.auth = auth
-        text = configuration_with(self.port, self.rpc_port, auth)
-        (folder / "influxdb.conf").write_text(text, encoding="utf-8")
-        # INFLUXDB_* variables override the file.
-        env = {name: value for name, value in os.environ.items() if not name.startswith("INFLUXDB_")}
+        shutil.copyfile(CONFIGURATION, folder / "influxdb.conf")
+        env = influxd_environment(self.port, self.rpc_port, auth)
         super().__init__(guard, folder, [installed("influxd"), "-config", "influxdb.conf"], env, user)
 
     def start(self) -> Influxd:
@@ -386,18 +386,19 @@ class Influxd(Daemon):
         return subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout
 
 
-def configuration_with(port: int, rpc_port: int, auth: bool) -> str:
-    """The repository's influxdb.conf with other ports, and with passwords when asked for."""
-    text = CONFIGURATION.read_text(encoding="utf-8")
-    text = replaced_once(r'"127\.0\.0\.1:8086"', f'"127.0.0.1:{port}"', text)
-    text = replaced_once(r'"127\.0\.0\.1:8088"', f'"127.0.0.1:{rpc_port}"', text)
-    return replaced_once(r"# (auth-enabled = true)", r"\1", text) if auth else text
-
-
-def replaced_once(pattern: str, replacement: str, text: str) -> str:
-    text, count = re.subn(pattern, replacement, text)
-    assert count == 1, f"{pattern} is {count} times in {CONFIGURATION.name}"
-    return text
+def influxd_environment(port: int, rpc_port: int, auth: bool = False) -> dict[str, str]:
+    """This process's environment, with variables that override what a person may change in influxdb.conf."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("INFLUXDB_")}
+    return {
+        **others,
+        "INFLUXDB_BIND_ADDRESS": f"127.0.0.1:{rpc_port}",
+        "INFLUXDB_HTTP_BIND_ADDRESS": f"127.0.0.1:{port}",
+        "INFLUXDB_HTTP_AUTH_ENABLED": str(auth).lower(),
+        "INFLUXDB_HTTP_HTTPS_ENABLED": "false",
+        "INFLUXDB_META_DIR": "influxdb-data/meta",
+        "INFLUXDB_DATA_DIR": "influxdb-data/data",
+        "INFLUXDB_DATA_WAL_DIR": "influxdb-data/wal",
+    }
 
 
 class VictoriaMetrics(Daemon):
