@@ -95,13 +95,6 @@ def test_the_dashboard_is_looked_for_where_the_provisioning_files_are_put():
     assert provider["options"]["path"] == f"{PROVISIONING}/dashboards"
 
 
-def test_the_query_of_the_readme_is_the_dashboard_s():
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    by_host, _ = panel("Requests per minute")["targets"]
-    assert f"`{by_host['alias']}`" in readme
-    assert by_host["query"] in " ".join(readme.split())
-
-
 def test_the_readme_puts_the_files_where_grafana_looks_for_them():
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
     assert f"cp -r .grafana/* {PROVISIONING}/ " in readme
