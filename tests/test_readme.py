@@ -315,7 +315,7 @@ def test_every_command_does_what_the_readme_says(terminal):
 
 
 def test_what_influx_prints_means_what_the_table_says(influxd):
-    no_point, no_database, no_login, wrong = (cells[0].strip("`") for cells in tables()["`influx` prints"])
+    no_point, no_database, no_login = (cells[0].strip("`") for cells in tables()["`influx` prints"])
 
     def printed(influx: Influxd, login: str = "") -> str:
         where = ["-host", "127.0.0.1", "-port", str(influx.port), *login.split(), "-database", "math_server"]
@@ -332,7 +332,6 @@ def test_what_influx_prints_means_what_the_table_says(influxd):
 
     with_passwords = influxd(auth=True)
     assert no_login in printed(with_passwords)
-    assert wrong in printed(with_passwords, "-username math_server -password other")
     assert any(f"`{LOGIN}`" in cells[1] for cells in tables()["`influx` prints"])
     assert printed(with_passwords, LOGIN) == ""
 
@@ -637,7 +636,7 @@ def test_the_options_table_names_the_options_of_help_and_their_defaults():
         match = re.search(r"\(default:\s([^)]*)\)", entry)
         defaults[option] = " ".join(match[1].split()) if match else None
     rows = {re.match(r"`(--[^`]+)`", cells[0])[1]: cells[2].strip("`") for cells in tables()["option"]}
-    assert rows.keys() == defaults.keys()
+    assert rows.keys() == defaults.keys() - {"--version", "--help"}
     assert webserver_influx.parse_dsn(rows.pop("--influx DSN")) == webserver_influx.Destination()
     assert rows.pop("--tag KEY=VALUE") == "none"
     assert {option: default or None for option, default in rows.items()} == {name: defaults[name] for name in rows}
