@@ -197,7 +197,8 @@ class Terminal:
         """Run what a block shows, and compare what it prints."""
         for command, output in block.commands():
             if DAEMON.search(command):
-                self.start(command, output)
+                assert not output
+                self.start(command)
             elif command.startswith("influx "):  # what the server delivers may be on its way
                 wait_until(lambda c=command, o=output: self.shows(c, o), what=f"{output!r} of {command}")
             else:
@@ -225,14 +226,13 @@ class Terminal:
         assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
         return normal(ended.stdout)
 
-    def start(self, command: str, output: str = "") -> Started:
+    def start(self, command: str) -> Started:
         """Start what goes on until it is stopped."""
         program = DAEMON.search(command)[3].split()[0]
         port = self.ports[{"influxd": "8086", "victoria-metrics": "8428"}.get(program, "8008")]
         folder = self.tmp_path / f"started-{len(self.started)}"
         folder.mkdir()
         self.started.append(Started(self.guard, folder, self.adapted(command), self, int(port)))
-        assert not output
         return self.started[-1].start()
 
     def ctrl_c(self) -> None:
