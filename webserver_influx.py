@@ -47,10 +47,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, BytesIO, FileIO, TextIOWrapper
 from itertools import accumulate
 from math import ceil, frexp, fsum, inf, isfinite, nan
-from operator import add, methodcaller, sub
+from operator import add, sub
 from queue import Empty, SimpleQueue
 from time import localtime, monotonic, process_time, sleep, strftime, time, time_ns
-from typing import Any, Callable, NamedTuple, NoReturn, Optional
+from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 if sys.version_info < (3, 9):  # noqa: UP036 - it cannot read the annotations below
@@ -108,13 +108,6 @@ CONNECT_SECONDS = 5.0  # time-out for a connection to each address of InfluxDB
 RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB gives up a write after 10 s, and says so
 CONTENT_SECONDS = 60.0  # time-out for the content of a response
 CONTENT_BYTES = 1024 * 1024  # most content that is read; a response that quotes a batch has 100 kB
-RETRY_SECONDS = 1.0  # pause after a delivery that failed; twice as long each time, up to the interval
-SLOW_SECONDS = 15.0  # a request to InfluxDB that takes longer is logged
-BATCH_POINTS = 1000  # in one write to InfluxDB, some 60 kB
-CLOCK_STEP_SECONDS = 1.0  # a busy machine may let as long pass between two looks at two clocks
-LOCKED_SECONDS = 1.0  # for another program to let go of the state file
-SECOND, MILLISECOND = 1_000_000_000, 1_000_000  # in nanoseconds, the unit of a point's time
-PROBE_BYTES = 64 * 1024  # to be written to a file that nobody sees, to learn why SQLite could not write
 CELLS = 255  # of the counter file, one for each serving thread of every worker
 WORKER_SECONDS = 10.0  # at startup, time-out for the next worker to serve; one second more for each that is starting
 RESPAWN_SECONDS = 1.0  # until a worker is replaced; twice as long after each try, until one has served for
@@ -933,8 +926,6 @@ class SumHandler(BaseHTTPRequestHandler):
 # ==================================================================================== Part II: a count
 # ----------------------------------------------------------------------------------------------- Files
 
-# What the state files need of the file system.
-
 
 def is_same_file(path: str, opened: os.stat_result) -> bool:
     """Return whether a path still leads to the file that was opened."""
@@ -956,18 +947,16 @@ def lock_byte(file: int, offset: int) -> bool:
 
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         else:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0, os.SEEK_CUR)
+            os.lockf(file, os.F_TLOCK, 1)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):  # which of the two says "locked" depends on the system
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # which of the two means "locked" depends on the system
             raise
         return False
     return True
 
 
 def disable_copy_on_write(file: int) -> None:
-    """Have an empty file on btrfs overwritten in place (chattr +C).
+    """Make btrfs overwrite the blocks of an empty file in place (chattr +C).
 
     With copy-on-write, a store into a memory map needs a free block, and raises SIGBUS if there is none.
     """
@@ -995,8 +984,8 @@ class Counter:
         16     16 bytes  UUID, also stored in the matching state file
         64*n   uint64    cell n, from 1 to 255: the requests counted in it since the file was created
         +8     uint64    load of the thread that owns the cell: its open connections, and some that it just accepted
-        +16    uint64    how many connections that thread has open, as of this second
-        +24    uint64    for the first thread of each process, the process's CPU time in microseconds, as of this second
+        +16    uint64    open connections of that thread, updated each second
+        +24    uint64    in the cell of a process's first thread: CPU time of the process (µs), updated each second
 
     Counts only increase; each cell has its own cache line. The main process locks part 0 (the header), each serving
     process its cells; the system releases the locks when a process dies. The locked bytes are past the end of the
@@ -1004,45 +993,36 @@ class Counter:
     """
 
     MAGIC, VERSION = b"requests", 1
-    SIZE, LINE = 16 * 1024, 64
-    STEP = LINE // 8  # from one cell to the next, in 8-byte words
-    LOAD, CONNECTIONS, CPU_TIME = 1, 2, 3  # words behind the count
+    SIZE = 16 * 1024
+    STEP = 8  # from one cell to the next, in 8-byte words: a cache line
+    LOAD, CONNECTIONS, CPU_TIME = 1, 2, 3  # words after the count
     HEADER = struct.Struct("=8sQ16s")
 
     def __init__(self, path: str, *parts: int, create: bool = False) -> None:
-        """Open the file and lock these parts; `self.cells` are those to count in. Create the file if it is missing.
+        """Open the file, which create allows to be missing, and lock these parts; `self.cells` are those to count in.
 
         ":memory:" stands for a count that ends with the process. Raises StartError, OSError.
         """
-        self.path = path
-        self.file = -1
+        self.path, self.file = path, -1
         if path == ":memory:":
             self.map = mmap.mmap(-1, self.SIZE)
+        elif not (create or os.path.exists(path)):
+            raise StartError(f"{path} is missing; restore it, or move the state file away, too")
         else:
-            self.file = self.open_file(create)
-            with contextlib.ExitStack() as on_error:
-                on_error.callback(os.close, self.file)
-                try:
-                    self.lock_parts(parts)
-                    self.check_content(create)
-                    self.map = mmap.mmap(self.file, self.SIZE)
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, path) from error
-                on_error.pop_all()
+            self.file = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | (os.O_CREAT if create else 0), 0o644)
+            try:
+                self.lock_parts(parts)
+                self.check_content(create)
+                self.map = mmap.mmap(self.file, self.SIZE)
+            except BaseException as error:
+                os.close(self.file)
+                if isinstance(error, OSError):
+                    error.filename = path  # a call that takes a descriptor does not know it
+                raise
         self.header = self.map[: self.HEADER.size]
         self.identity = self.header[16:]
         self.words = memoryview(self.map).cast("Q")
         self.cells = [Cell(self.words, part * self.STEP) for part in parts if part]
-
-    def open_file(self, create: bool) -> int:
-        """Open or create the file; return its descriptor."""
-        flags = os.O_RDWR | getattr(os, "O_BINARY", 0)
-        try:
-            return os.open(self.path, flags | (os.O_CREAT if create else 0), 0o644)
-        except FileNotFoundError:
-            if create:
-                raise
-            raise StartError(f"{self.path} is missing; restore it, or move the state file away, too") from None
 
     def lock_parts(self, parts: tuple[int, ...]) -> None:
         """Lock parts of the file. Retry cells, because a killed server's worker may hold its lock a little longer."""
@@ -1054,43 +1034,41 @@ class Counter:
                 sleep(PAUSE_SECONDS)
 
     def check_content(self, create: bool) -> None:
-        """Check the file, or initialize it: also if its creation was interrupted, when it has no header yet."""
-        os.lseek(self.file, 0, os.SEEK_SET)
-        content = os.read(self.file, self.SIZE + 1)
-        if create and len(content) <= self.SIZE and not content.strip(b"\0"):
-            os.ftruncate(self.file, 0)
-            disable_copy_on_write(self.file)
-            self.initialize()
-        elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
-            raise StartError(f"{self.path} is not a counter file; restore it, or move it and the state file away")
-        elif self.HEADER.unpack_from(content)[1] != self.VERSION:
-            raise StartError(f"{self.path} has another format version or byte order; use a different --state")
-        elif len(content) != self.SIZE:
-            raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away")
-        else:
-            self.fill_holes()
+        """Raise StartError unless this is a counter file; initialize one whose creation was interrupted (all zeros)."""
+        with open(self.file, "r+b", closefd=False) as file:
+            file.seek(0)
+            content = file.read(self.SIZE + 1)
+            if create and len(content) <= self.SIZE and not content.strip(b"\0"):
+                file.truncate(0)
+                self.initialize(file)
+            elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
+                raise StartError(f"{self.path} is not a counter file; restore it, or move it and the state file away")
+            elif self.HEADER.unpack_from(content)[1] != self.VERSION:
+                raise StartError(f"{self.path} has another format version or byte order; use a different --state")
+            elif len(content) != self.SIZE:
+                raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away")
+        self.fill_holes()
 
-    def initialize(self) -> None:
-        """Write a new file: zeros first, to allocate its blocks, because a memory map needs them; the header last."""
+    def initialize(self, file: BinaryIO) -> None:
+        """Write an empty file: zeros first, to allocate the blocks that the memory map needs; the header last."""
+        disable_copy_on_write(self.file)
         for content in (bytes(self.SIZE), self.HEADER.pack(self.MAGIC, self.VERSION, uuid.uuid4().bytes)):
-            os.lseek(self.file, 0, os.SEEK_SET)
-            written = 0
-            while written < len(content):  # a disk that accepted only a part says next why
-                written += os.write(self.file, content[written:])
+            file.seek(0)
+            file.write(content)
+            file.flush()
             os.fsync(self.file)
 
     def fill_holes(self) -> None:
         """Allocate the missing blocks of a file that was copied or restored as a sparse file. Raises OSError."""
-        if sys.platform != "linux" or os.fstat(self.file).st_blocks * 512 >= self.SIZE:
-            return
-        try:
-            os.posix_fallocate(self.file, 0, self.SIZE)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not support it
-                raise
+        if sys.platform == "linux" and os.fstat(self.file).st_blocks * 512 < self.SIZE:
+            try:
+                os.posix_fallocate(self.file, 0, self.SIZE)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not support it
+                    raise
 
     def problem(self) -> str:
-        """Return what is wrong with the file, which the server cannot solve, or ""."""
+        """Return what has happened to the file that the server cannot mend, or ""."""
         if self.file >= 0 and not is_same_file(self.path, os.fstat(self.file)):
             return f"{self.path} was removed, moved or replaced; this server keeps counting in the file that it opened"
         if self.map[: self.HEADER.size] != self.header:
@@ -1102,14 +1080,14 @@ class Counter:
         return sum(self.words[self.STEP :: self.STEP])
 
     def column(self, word: int, threads: int) -> memoryview:
-        """Return one of LOAD, CONNECTIONS and CPU_TIME of each of the first `threads` threads, for all processes."""
+        """Return LOAD, CONNECTIONS or CPU_TIME of the first `threads` threads: a view that all processes share."""
         return self.words[self.STEP + word : (threads + 1) * self.STEP : self.STEP]
 
     def flush(self) -> None:
-        """Write the count to the disk, so that it survives a power failure.
+        """Write the count to the disk, so that it survives a power failure. Raises OSError.
 
-        On Linux fsync() writes mapped pages, too; elsewhere that is not sure. mmap.flush() keeps the GIL while the disk
-        works, and so all clients waiting; on Windows it does not reach the disk.
+        On Linux fsync() writes mapped pages, too; elsewhere that is not sure. mmap.flush() alone does not reach the
+        disk on Windows, and holds the GIL while the disk works, so that all clients wait.
         """
         if self.file >= 0:
             try:
@@ -1117,18 +1095,19 @@ class Counter:
                     self.map.flush()
                 os.fsync(self.file)
             except OSError as error:
-                raise OSError(error.errno, error.strerror, self.path) from error
+                error.filename = self.path
+                raise
 
     def close(self) -> None:
         self.words.release()
-        with contextlib.suppress(BufferError):  # a start that failed left a view of it
+        with contextlib.suppress(BufferError):  # a failed start left a view of the map
             self.map.close()
         if self.file >= 0:
             os.close(self.file)
 
 
 class Cell:
-    """Where requests are counted."""
+    """Where one thread counts its requests."""
 
     def __init__(self, words: memoryview, index: int) -> None:
         self.words, self.index = words, index
@@ -1140,7 +1119,7 @@ class Cell:
             self.words[self.index] += number
 
     def publish_usage(self, connections: int, cpu_seconds: float) -> None:
-        """Publish how many connections are open, and the CPU time of this process; see Counter."""
+        """Publish the thread's open connections, and the CPU time of this process; see Counter."""
         self.words[self.index + Counter.CONNECTIONS] = connections
         self.words[self.index + Counter.CPU_TIME] = int(cpu_seconds * 1e6)
 
@@ -1153,7 +1132,16 @@ class Point(NamedTuple):
 
     serial: int  # one more than that of the point recorded before; points are sent in this order
     time: int  # nanoseconds since 1970
-    number: int  # of requests
+    requests: int
+
+
+def point_time(now: int, serial: int) -> int:
+    """Return the time (ns) of a point: the second of now (ns) and, as its fraction, the point's serial number.
+
+    So no two points of a server have the same time, however the clock is set, for a billion points; and none the same
+    millisecond, unless the clock is set back by a multiple of a thousand intervals.
+    """
+    return now - now % 10**9 + serial % 1000 * 1_000_000 + serial // 1000 % 1_000_000
 
 
 class Outbox:
@@ -1171,6 +1159,8 @@ class Outbox:
 
     APPLICATION_ID = 0x6D617468  # "math"
     VERSION = 3  # 1 and 2 had no serial numbers, and were in WAL mode
+    BUSY_SECONDS = 1.0  # SQLite's busy_timeout: how long to wait for another program's lock
+    PROBE_BYTES = 64 * 1024  # to be written to an unnamed file, to learn why SQLite could not write
     TABLES = f"""
         CREATE TABLE requests (time INTEGER NOT NULL, requests_number INTEGER NOT NULL, serial INTEGER PRIMARY KEY);
         CREATE TABLE rejected (time INTEGER NOT NULL, requests_number INTEGER NOT NULL, reason TEXT NOT NULL,
@@ -1195,7 +1185,10 @@ class Outbox:
     """
 
     def __init__(self, path: str) -> None:
-        """Open the file. Raises StartError, without changing the file, if it is corrupt or of an unknown version."""
+        """Open or create the file. Raises StartError, without changing it, if it is corrupt or of an unknown version.
+
+        ":memory:" stands for points that are lost with the process.
+        """
         self.path = path
         self.display_name = "memory" if path == ":memory:" else path
         self.lock = threading.RLock()  # guards `database`, which two threads use
@@ -1203,47 +1196,51 @@ class Outbox:
         self.pending = 0  # points that wait; to be read without the lock, which waits for the disk
         with contextlib.ExitStack() as on_error:
             try:
-                if path != ":memory:":  # gives the system's error message, which SQLite does not
-                    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
+                if path != ":memory:":
+                    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # which says why it cannot, unlike SQLite
+                    self.opened = os.stat(path)
                 self.database = sqlite3.connect(path, check_same_thread=False)
                 on_error.callback(self.close)
-                self.is_new = not self.ask("SELECT 1 FROM sqlite_master LIMIT 1")
+                ((self.version,),) = self.execute("PRAGMA user_version")  # of the schema; 0 of an empty file
+                self.is_new = not self.execute("SELECT 1 FROM sqlite_master LIMIT 1")
                 if not self.is_new:
                     self.check()
-            except (OSError, sqlite3.OperationalError) as error:  # an error of the system
+            except (OSError, sqlite3.Error) as error:
                 raise StartError(self.explain(error)) from None
-            except sqlite3.DatabaseError as error:  # a faulty file
-                raise StartError(f"{path}: {error}; repair it, or use a different --state") from None
             on_error.pop_all()
 
-    def ask(self, statement: str, *values: Any) -> list[Any]:
-        """Execute one statement, and return all of its rows: a statement with rows left would keep its lock."""
-        return list(self.database.execute(statement, values).fetchall())
+    def execute(self, statement: str, *values: object) -> list[Any]:
+        """Execute one SQL statement; return all of its rows: a statement with rows left would keep its lock."""
+        with self.lock:
+            return self.database.execute(statement, values).fetchall()
 
     def explain(self, error: Exception) -> str:
-        """Return one line on an error of the state files: which file, and the reason that the system gives."""
-        file, folder = getattr(error, "filename", None) or self.path, os.path.dirname(os.path.abspath(self.path))
-        if isinstance(error, OSError) and error.filename and not os.path.exists(file):  # it could not be created
-            return f"cannot write the state file {self.path}: {reason_of(error)} in {folder}"
-        line = f"{file}: {reason_of(error)}"
-        if isinstance(error, sqlite3.OperationalError) and self.path != ":memory:":
-            try:  # lock and write as SQLite did, which does not say why it could not
-                with tempfile.TemporaryFile(dir=folder) as file:
-                    lock_byte(file.fileno(), 0)
-                    file.seek(os.path.getsize(self.path) if os.path.exists(self.path) else 0)
-                    file.write(bytes(PROBE_BYTES))
-            except OSError as refusal:
-                line += f" ({reason_of(refusal)} in {folder})"
+        """Return an error of the state file or the counter file in one line: the path, and the system's reason."""
+        path = getattr(error, "filename", None) or self.path
+        folder = os.path.dirname(os.path.abspath(path))
+        line = f"{path}: {reason_of(error)}"
+        if isinstance(error, OSError) and error.filename and not os.path.exists(path):
+            return f"cannot write {line} in {folder}"
+        if type(error) is sqlite3.DatabaseError:  # the file is corrupt, or no database
+            line += "; repair it, or use a different --state"
+        elif isinstance(error, sqlite3.OperationalError) and path != ":memory:":
+            try:  # do as SQLite did, which does not say why it could not: lock, and write after the end of its file
+                with tempfile.TemporaryFile(dir=folder) as probe:
+                    lock_byte(probe.fileno(), 0)
+                    probe.seek(os.path.getsize(path) if os.path.exists(path) else 0)
+                    probe.write(bytes(self.PROBE_BYTES))
+            except OSError as cause:
+                line += f" ({reason_of(cause)} in {folder})"
         return line
 
     def check(self) -> None:
         """Raise StartError unless this is an intact file of this program, in a known version."""
-        if self.ask("PRAGMA application_id") != [(self.APPLICATION_ID,)]:
+        if self.execute("PRAGMA application_id") != [(self.APPLICATION_ID,)]:
             raise StartError(f"{self.path} is another program's database; use a different --state")
-        if not 1 <= self.version() <= self.VERSION:
-            raise StartError(f"{self.path} is of version {self.version()}, not {self.VERSION}; use a different --state")
-        ((report,),) = self.ask("PRAGMA quick_check(1)")
-        if report != "ok" or len(self.ask("SELECT * FROM state")) != 1:
+        if not 1 <= self.version <= self.VERSION:
+            raise StartError(f"{self.path} is of version {self.version}, not {self.VERSION}; use a different --state")
+        ((report,),) = self.execute("PRAGMA quick_check(1)")
+        if report != "ok" or len(self.execute("SELECT * FROM state")) != 1:
             flaw = "table state has not one row" if report == "ok" else one_line(report)
             raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or use a different --state")
 
@@ -1253,41 +1250,33 @@ class Outbox:
         Raises StartError, without changing the file, if file and counter do not belong together; sqlite3.Error.
         """
         self.counter = counter
+        state, count = self.path, counter.path
+        if self.is_new and counter.total():
+            raise StartError(f"{state} is missing or empty, but {count} exists; restore that, or move this away")
         if not self.is_new:
             identity, reported, _ = self.state()
             if identity != counter.identity or reported > counter.total():
-                raise StartError(
-                    f"{self.path} and {counter.path} do not belong together; restore both, or move both away"
-                )
-        elif counter.total():
-            raise StartError(
-                f"{self.path} is missing or empty, but {counter.path} exists; restore that, or move this away"
-            )
-        self.ask("PRAGMA journal_mode = DELETE")
-        self.ask("PRAGMA synchronous = EXTRA")
-        self.ask(f"PRAGMA busy_timeout = {round(LOCKED_SECONDS * 1000)}")
+                raise StartError(f"{state} and {count} do not belong together; restore both, or move both away")
+        self.execute("PRAGMA journal_mode = DELETE")
+        self.execute("PRAGMA synchronous = EXTRA")
+        self.execute(f"PRAGMA busy_timeout = {round(self.BUSY_SECONDS * 1000)}")
         if self.is_new:
             self.database.executescript(f"BEGIN IMMEDIATE; {self.TABLES}")
-            serial = int.from_bytes(counter.identity, "big") % SECOND  # random: other files' points have other times
-            self.ask("INSERT INTO state VALUES (?, 0, ?, ?)", counter.identity, time_ns(), serial)
+            serial = int.from_bytes(counter.identity, "big") % 10**9  # random: other files' points have other times
+            self.execute("INSERT INTO state VALUES (?, 0, ?, ?)", counter.identity, time_ns(), serial)
             self.database.commit()
-        elif self.version() < self.VERSION:
+        elif self.version < self.VERSION:
             self.database.executescript(self.UPGRADE)
-        if self.path != ":memory:":
-            self.opened = os.stat(self.path)
         self.count_pending()
 
-    def version(self) -> int:
-        """Return the version of the schema."""
-        return int(self.ask("PRAGMA user_version")[0][0])
-
-    def state(self) -> Any:
+    def state(self) -> tuple[bytes, int, int]:
         """Return the counter's UUID, the total reported, and the time (ns) since which the rest was counted."""
-        return self.ask("SELECT counter, reported, since FROM state")[0]
+        ((identity, reported, since),) = self.execute("SELECT counter, reported, since FROM state")
+        return identity, reported, since
 
     def count_pending(self) -> None:
         with contextlib.suppress(sqlite3.Error):
-            self.pending = self.ask("SELECT count(*) FROM requests")[0][0]
+            self.pending = self.execute("SELECT count(*) FROM requests")[0][0]
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -1302,66 +1291,62 @@ class Outbox:
                 self.count_pending()
 
     def record(self, now: int) -> Point:
-        """Store a point, at the time now (ns), for all requests that are not yet in a point; return it."""
+        """Store a point, timed now (ns), of all requests not yet in one; return it. Raises OSError, sqlite3.Error."""
         with self.transaction():
             total = self.counter.total()
             self.counter.flush()  # first, so that after a power failure the counter is never behind `reported`
-            ((reported, serial),) = self.ask("SELECT reported, serial FROM state")
+            ((reported, serial),) = self.execute("SELECT reported, serial FROM state")
             if total < reported:
                 raise OSError(errno.EIO, "it was overwritten: it counts less than its points", self.counter.path)
             point = Point(serial + 1, point_time(now, serial + 1), total - reported)
-            self.ask("INSERT INTO requests (serial, time, requests_number) VALUES (?, ?, ?)", *point)
-            self.ask("UPDATE state SET reported = ?, since = ?, serial = ?", total, now, point.serial)
+            self.execute("INSERT INTO requests (serial, time, requests_number) VALUES (?, ?, ?)", *point)
+            self.execute("UPDATE state SET reported = ?, since = ?, serial = ?", total, now, point.serial)
             return point
 
-    def recover(self, interval: int, now: int) -> int:
+    def recover(self, interval_ns: int, now: int) -> int:
         """Start a run at the time now (ns); return how many requests the run before left unrecorded.
 
-        They become a point of their own, at the end of the interval (ns) in which they were counted.
+        They become a point of their own, at the end of the interval in which they were counted.
         """
-        with self.lock:
-            _, reported, since = self.state()
-            left = self.counter.total() - int(reported)
-            if left:
-                self.record(min(since + interval, now))
-            with self.transaction():
-                self.ask("UPDATE state SET since = ?", now)
-            return left
+        _, reported, since = self.state()
+        unrecorded = self.counter.total() - reported
+        if unrecorded:
+            self.record(min(since + interval_ns, now))
+        with self.transaction():
+            self.execute("UPDATE state SET since = ?", now)
+        return unrecorded
 
     def oldest(self, limit: int) -> list[Point]:
         """Return the waiting points that were recorded first, in this order."""
-        return self.waiting("", limit)
+        rows = self.execute("SELECT serial, time, requests_number FROM requests ORDER BY serial LIMIT ?", limit)
+        return [Point(*row) for row in rows]
 
     def newest(self) -> Point:
         """Return the waiting point that was recorded last; there is one."""
-        return self.waiting("DESC", 1)[0]
-
-    def waiting(self, order: str, limit: int) -> list[Point]:
-        with self.lock:
-            query = f"SELECT serial, time, requests_number FROM requests ORDER BY serial {order} LIMIT ?"
-            return [Point(*row) for row in self.ask(query, limit)]
+        return Point(*self.execute("SELECT max(serial), time, requests_number FROM requests")[0])  # of the same row
 
     def remove(self, points: list[Point]) -> int:
         """Delete points that InfluxDB has acknowledged; return how many of them waited."""
         with self.transaction():
-            return self.delete(points)
-
-    def delete(self, points: list[Point]) -> int:
-        serials = [(point.serial,) for point in points]
-        return int(self.database.executemany("DELETE FROM requests WHERE serial = ?", serials).rowcount)
+            serials = [(point.serial,) for point in points]
+            return self.database.executemany("DELETE FROM requests WHERE serial = ?", serials).rowcount
 
     def move_to_rejected(self, points: list[Point], reason: str) -> None:
-        """Move points to the table `rejected`."""
+        """Move points from the table `requests` to the table `rejected`."""
         with self.transaction():
-            insert = "INSERT INTO rejected (serial, time, requests_number, reason) VALUES (?, ?, ?, ?)"
-            self.database.executemany(insert, [(*point, reason) for point in points])
-            self.delete(points)
+            for point in points:
+                self.execute(
+                    "INSERT INTO rejected SELECT time, requests_number, ?, serial FROM requests WHERE serial = ?",
+                    reason,
+                    point.serial,
+                )
+                self.execute("DELETE FROM requests WHERE serial = ?", point.serial)
 
     def requeue_rejected(self) -> None:
         """Let rejected points wait again: the cause may be mended; if not, they are rejected again."""
         with self.transaction():
-            self.ask("INSERT INTO requests SELECT time, requests_number, serial FROM rejected")
-            self.ask("DELETE FROM rejected")
+            self.execute("INSERT INTO requests SELECT time, requests_number, serial FROM rejected")
+            self.execute("DELETE FROM rejected")
 
     def close(self) -> None:
         """Close the file; but not while the disk keeps another thread waiting, for which the end does not wait."""
@@ -1370,16 +1355,9 @@ class Outbox:
             self.lock.release()
 
 
-def point_time(now: int, serial: int) -> int:
-    """Return the time (ns) of a point: the second of now and, as its fraction, the point's serial number.
-
-    So no two points of a server have the same time, however the clock is set, for a billion points; and none the same
-    millisecond, as long as the clock is not set back by a multiple of a thousand intervals.
-    """
-    return now // SECOND * SECOND + serial % 1000 * MILLISECOND + serial // 1000 % MILLISECOND
-
-
 # --------------------------------------------------------------------------------------------- InfluxDB
+
+DSN_SCHEMES = ("influxdb", "https+influxdb")  # without and with TLS
 
 
 class Destination(NamedTuple):
@@ -1404,14 +1382,11 @@ class Destination(NamedTuple):
         return f"{scheme}://{user}@{self.address}/{database}"
 
 
-DSN_SCHEMES = ("influxdb", "https+influxdb")  # without and with TLS
-
-
 def parse_dsn(dsn: str) -> Destination:
     """Read a data source name, `[https+]influxdb://[user:password@]host[:port][/path…]/[database]`.
 
     The syntax is that of `InfluxDBClient.from_dsn`, but percent-encoding is decoded, IPv6 addresses are accepted, and
-    the database (may be empty) is the part after the last slash. Raises ValueError; the message never quotes user or
+    the database (may be empty) is the part after the last slash. Raises ValueError; its message never quotes user or
     password.
     """
     try:
@@ -1434,16 +1409,15 @@ def parse_dsn(dsn: str) -> Destination:
     path, _, database = parts.path.rpartition("/")
     if any(segment in ("", ".", "..") for segment in path.split("/")[1:]):
         raise ValueError("its path has an empty segment, “.” or “..”")
-    if parts.username is None:
-        username, password = USER, PASSWORD
-    else:
+    username, password = USER, PASSWORD
+    if parts.username is not None:
         username, password = unquote(parts.username), unquote(parts.password or "")
     tls = parts.scheme == DSN_SCHEMES[True]
     return Destination(host, port or 8086, username, password, unquote(database) or DATABASE, tls, path)
 
 
 def meant_dsn(dsn: str) -> str:
-    """Return what somebody may have meant who gave another scheme, such as http, or none; without user and password."""
+    """Return what the author of a DSN with another scheme, or none, may have meant, without user and password."""
     scheme, _, rest = dsn.rpartition("://")
     _, at, address = rest.rpartition("@")
     meant = DSN_SCHEMES[scheme == "https"]
@@ -1459,10 +1433,10 @@ def meant_dsn(dsn: str) -> str:
 class UnavailableError(Exception):
     """InfluxDB takes no points now; one line that says why. The points are kept."""
 
-    def __init__(self, line: str, status: int = 0, words: str = "", retry_after: float = 0.0) -> None:
-        """Of a response: status is that of HTTP, words InfluxDB's own message, retry_after in seconds."""
+    def __init__(self, line: str, status: int = 0, message: str = "", retry_after: float = 0.0) -> None:
+        """status (of HTTP), message (InfluxDB's own) and retry_after (s) are those of the response, if there is one."""
         super().__init__(line)
-        self.status, self.words, self.retry_after = status, words, retry_after
+        self.status, self.message, self.retry_after = status, message, retry_after
 
 
 class RefusedError(UnavailableError):
@@ -1471,7 +1445,7 @@ class RefusedError(UnavailableError):
     @property
     def dropped(self) -> int:
         """How many of the points were not stored; 0 if InfluxDB does not say so."""
-        found = re.search(r"\bdropped[= ]([0-9]+)", self.words)
+        found = re.search(r"\bdropped[= ]([0-9]+)", self.message)
         return int(found[1]) if found else 0
 
 
@@ -1492,11 +1466,11 @@ class InfluxDB:
     UNKNOWN_ISSUER = (2, 18, 19, 20, 21)  # of a certificate: OpenSSL's codes (openssl-verification-options(1))
 
     def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
-        """tags are those of each point, beside `request=GETs_per_minute`."""
+        """tags are those of each point, in addition to `request=GETs_per_minute`."""
         self.destination = destination
         self.name = f"InfluxDB at {destination.address}"
         self.tags = {"request": "GETs_per_minute", **tags}
-        self.began = inf  # the exchange that is under way, in monotonic seconds
+        self.began = inf  # when the exchange that is under way began, in monotonic seconds
 
     def check_reachable(self) -> None:
         """Check that InfluxDB is there by creating the database, which changes nothing if it exists.
@@ -1505,9 +1479,9 @@ class InfluxDB:
         exists (403); 2.x responds 200 with the error "not implemented"; others do not support it (400, 404, 405).
         """
         try:
-            self.create_database()
+            self.exchange("create_database", self.destination.database)
         except UnavailableError as error:
-            if error.status not in (400, 403, 404, 405) and not (error.status == 200 and error.words):
+            if error.status not in (400, 403, 404, 405) and not (error.status == 200 and error.message):
                 raise
 
     def write(self, points: list[Point]) -> None:
@@ -1516,57 +1490,49 @@ class InfluxDB:
         A point can be written again if it is unknown whether it arrived: it overwrites itself, because series and
         time are the same (InfluxDB 1.8, "How does InfluxDB handle duplicate points?").
         """
-        rows = [
-            {"measurement": "requests", "tags": self.tags, "time": time, "fields": {"requests_number": number}}
-            for _, time, number in points
-        ]
-        write = methodcaller("write_points", rows, time_precision="n")
+        series = {"measurement": "requests", "tags": self.tags}
+        rows = [{**series, "time": point.time, "fields": {"requests_number": point.requests}} for point in points]
         try:
-            self.exchange(write)
+            self.exchange("write_points", rows, time_precision="n")
         except UnavailableError as error:
-            if error.status != 404 or not error.words.startswith("database not found"):
+            if error.status != 404 or not error.message.startswith("database not found"):
                 raise
             with contextlib.suppress(UnavailableError):  # the response to the second write says more
-                self.create_database()
-            self.exchange(write)
+                self.exchange("create_database", self.destination.database)
+            self.exchange("write_points", rows, time_precision="n")
 
-    def create_database(self) -> None:
-        """Create the database. Raises UnavailableError."""
-        self.exchange(methodcaller("create_database", self.destination.database))
-
-    def exchange(self, request: Callable[[Any], object]) -> None:
-        """Send InfluxDB a request through a client, and read the response. Raises UnavailableError.
+    def exchange(self, method: str, *arguments: object, **options: object) -> None:
+        """Call a method of a new client, which sends one request and reads the response. Raises UnavailableError.
 
         The time-outs bound each address that is tried and each wait for data, but not the look-up of the name.
         """
         try:
-            client = self.make_client()
-        except ModuleNotFoundError as error:
-            python = r".venv\Scripts\python" if os.name == "nt" else ".venv/bin/python"
-            missing = f"the package {error.name or 'influxdb'} is missing"
-            raise UnavailableError(f"{missing}; start the server with {python}, as README.md does") from None
-        except BaseException as error:  # a broken package may raise anything when it is imported
-            raise UnavailableError(f"the InfluxDB client cannot be loaded: {one_line(repr(error))}") from error
-        self.began = monotonic()
-        try:
-            with client:
-                request(client)
+            with self.make_client() as client:
+                self.began = monotonic()
+                getattr(client, method)(*arguments, **options)
         except UnavailableError:
             raise
-        except BaseException as error:  # SystemExit, too, which is no library's to raise
+        except BaseException as error:  # SystemExit, too, which no library should raise
             raise UnavailableError(f"{self.name} {self.explain(error)}") from error
         finally:
             self.began = inf
 
     def make_client(self) -> Any:
-        """Create a client, which connects with its first request."""
-        # Imported here because it takes 0.2 s and 20 MB, for which no request has to wait.
-        import requests
-        from influxdb import InfluxDBClient
+        """Create a client, which connects with its first request. Raises UnavailableError if it cannot be imported."""
+        try:  # here, because the import takes 0.2 s and 20 MB, for which no request has to wait
+            import requests
+            from influxdb import InfluxDBClient
+        except ModuleNotFoundError as error:
+            python = r".venv\Scripts\python" if os.name == "nt" else ".venv/bin/python"
+            missing = f"the package {error.name or 'influxdb'} is missing"
+            raise UnavailableError(f"{missing}; start the server with {python}, as README.md does") from None
+        except BaseException as error:  # a broken package may raise anything
+            raise UnavailableError(f"the InfluxDB client cannot be loaded: {one_line(repr(error))}") from error
 
         to = self.destination
         session = requests.Session()
-        session.trust_env = not is_loopback(to.host)  # or HTTP_PROXY would apply even to localhost
+        is_local = re.fullmatch(r"localhost|::1|127(\.[0-9]+){3}", to.host)
+        session.trust_env = not is_local  # or HTTP_PROXY would apply even to localhost
         session.hooks["response"].append(self.check_response)
         return InfluxDBClient(
             host=uri_host(to.host),
@@ -1589,39 +1555,48 @@ class InfluxDB:
         That is 204 for a write, and for a query 200 with JSON in which no error is (InfluxDB 1.8, "InfluxDB API
         reference"). So no redirection is followed, which may turn a POST into a GET (RFC 9110 §15.4.2).
         """
-        with response:
-            content = read_content(response.raw)
+        content, end = bytearray(), monotonic() + CONTENT_SECONDS
+        with response:  # in small pieces, because the wait for each has a time-out of its own
+            while len(content) < CONTENT_BYTES and monotonic() < end and (piece := response.raw.read(64)):
+                content += piece
         response.raw = BytesIO(content)  # where the client reads it
-        status, errors = response.status_code, errors_in(content)
+        status, errors = response.status_code, errors_in(bytes(content))
         is_query = urlsplit(response.request.path_url).path.endswith("/query")
         if (status == 200 and errors == []) if is_query else status == 204:
             return
-        words = errors[0] if errors else ""
+        message = errors[0] if errors else ""
+        text = content.decode(errors="replace")
+        title = re.search("(?is)<title[^>]*>(.*?)</title", text)  # all that matters of HTML
         target = one_line(response.headers.get("Location", ""))
-        says = filter(None, (one_line(response.reason), words or words_in(content), target and f"see {target}"))
-        line = f"{self.name} answers {status} {': '.join(says)}".strip()
-        if status < 400 and not words:
+        says = (one_line(response.reason), message or one_line(title[1] if title else text), target and f"see {target}")
+        line = f"{self.name} answers {status} {': '.join(filter(None, says))}".strip()
+        if status < 400 and not message:
             line += ", which is no answer of InfluxDB"
         for phrase, remedy in self.REMEDIES.items():
-            if phrase in words:
+            if phrase in message:
                 line += "; " + remedy.format_map(self.destination._asdict())
         after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is ignored
         retry_after = float(after) if re.fullmatch("[0-9]{1,9}", after) else 0.0
         kind = RefusedError if status in self.REFUSALS else UnavailableError
-        raise kind(line, status, words, retry_after)
+        raise kind(line, status, message, retry_after)
 
     def explain(self, error: BaseException) -> str:
-        """Return why there is no response; with what a person can do, if the system's words leave no doubt."""
+        """Return why there is no response, and what a person can do, if there is only one possibility."""
         from requests import exceptions
 
-        cause = innermost(error)
+        cause = error  # then the first one, which has the message of the system or of the other side
+        while inner := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__):
+            if isinstance(inner, UnavailableError):  # an earlier response, after which this exchange was begun
+                break
+            cause = inner
         reason = one_line(getattr(cause, "strerror", None) or cause).rstrip(".")
         if isinstance(cause, (TimeoutError, socket.timeout)):
             seconds = CONNECT_SECONDS if isinstance(error, exceptions.ConnectTimeout) else RESPONSE_SECONDS
             return f"does not answer within {seconds:.0f} s"
         if isinstance(error, (exceptions.ProxyError, exceptions.InvalidSchema)):
-            proxy = proxy_variable(self.destination.tls)
-            return f"cannot be reached through the proxy that {proxy} names: {reason}"
+            names = ("https_proxy" if self.destination.tls else "http_proxy", "all_proxy")
+            variables = [name for each in names for name in (each, each.upper()) if os.environ.get(name)]
+            return f"cannot be reached through the proxy that {[*variables, 'the system'][0]} names: {reason}"
         if isinstance(cause, ConnectionRefusedError):
             return f"cannot be reached: {reason}; start influxd, or give another address with --influx"
         if getattr(cause, "reason", "") == "WRONG_VERSION_NUMBER":
@@ -1632,21 +1607,6 @@ class InfluxDB:
         if isinstance(cause, OSError):
             return f"cannot be reached: {reason}"
         return f"cannot be used: {one_line(repr(cause))}"
-
-
-def proxy_variable(tls: bool) -> str:
-    """Return the name of the environment variable that names the proxy to InfluxDB."""
-    names = ("https_proxy" if tls else "http_proxy", "all_proxy")
-    found = [name for wanted in names for name in (wanted, wanted.upper()) if os.environ.get(name)]
-    return found[0] if found else "the system"
-
-
-def read_content(raw: Any) -> bytes:
-    """Read the content of a response, in pieces: as much as CONTENT_BYTES and CONTENT_SECONDS allow."""
-    content, end = bytearray(), monotonic() + CONTENT_SECONDS
-    while len(content) < CONTENT_BYTES and monotonic() < end and (piece := raw.read(64)):
-        content += piece
-    return bytes(content)
 
 
 def errors_in(content: bytes) -> Optional[list[str]]:
@@ -1662,33 +1622,6 @@ def errors_in(content: bytes) -> Optional[list[str]]:
         return None
 
 
-def words_in(content: bytes) -> str:
-    """Return a text on one line; of HTML, only the title."""
-    text = content.decode(errors="replace")
-    title = re.search("(?is)<title[^>]*>(.*?)</title", text)
-    return one_line(title[1] if title else text)
-
-
-def innermost(error: BaseException) -> BaseException:
-    """Return the error that this one began with, which has the message of the system or of the other side.
-
-    An earlier answer of InfluxDB, to which the exchange that failed was the reaction, is no such error.
-    """
-    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
-        if isinstance(inner, UnavailableError):
-            break
-        error = inner
-    return error
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, by name or address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 # --------------------------------------------------------------------------------- Reporter and courier
 
 
@@ -1701,21 +1634,19 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         """Return the figures in words, with rates if there are some that say something."""
-        line, rate = f"{counted(self.requests, 'request')} in {duration(self.seconds)}", 0.0
-        if self.seconds >= SHORT_SECONDS:
-            rate = self.requests / self.seconds
+        line = f"{counted(self.requests, 'request')} in {duration(self.seconds)}"
+        rate = self.requests / self.seconds if self.seconds >= SHORT_SECONDS else 0.0
         return f"{line} ({per_second(rate)}, at most {per_second(max(rate, self.peak))})" if rate >= 1 else line
 
 
-def log_failure(troubles: Once, what: str, error: BaseException, outbox: Outbox) -> None:
+def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox) -> None:
     """Log an error after which the next round may succeed, once until all is well."""
     if isinstance(error, UnavailableError):
-        troubles.warn(f"{error}; points wait in {outbox.display_name}")
-    elif isinstance(error, (sqlite3.Error, OSError)):
-        troubles.warn(f"{what}: {outbox.explain(error)}; requests are still counted")
-    elif isinstance(error, MemoryError):
-        troubles.warn(f"{what}: {reason_of(error)}; requests are still counted")
-    elif troubles.warn(f"A bug in this server: {error!r}"):
+        failures.warn(f"{error}; points wait in {outbox.display_name}")
+    elif isinstance(error, (sqlite3.Error, OSError, MemoryError)):
+        reason = reason_of(error) if isinstance(error, MemoryError) else outbox.explain(error)
+        failures.warn(f"{what}: {reason}; requests are still counted")
+    elif failures.warn(f"A bug in this server: {error!r}"):
         log.error("It came from here:", exc_info=error)
 
 
@@ -1726,26 +1657,30 @@ class Courier(threading.Thread):
     the program, which has a deadline.
     """
 
+    BATCH_POINTS = 1000  # in one write to InfluxDB, about 60 kB
+    RETRY_SECONDS = 1.0  # pause after a delivery that failed; twice as long each time, up to longest_pause
+    SLOW_SECONDS = 15.0  # an exchange with InfluxDB that takes longer is logged
+
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
         """longest_pause (s) is that between two attempts. If quiet, it logs no interval but the last."""
         super().__init__(name="courier", daemon=True)
         self.outbox, self.influxdb, self.longest_pause, self.quiet = outbox, influxdb, longest_pause, quiet
         self.intervals: deque[Interval] = deque()  # not logged yet; the thread that takes one out logs it
         self.wakeup, self.ending = threading.Event(), threading.Event()
-        self.taken = 0  # points that InfluxDB has taken in this run
-        self.newest_taken = Point(0, 0, 0)
-        self.rejected = 0  # points, in this run
-        self.rejected_before = 0  # those of them that the log tells of
-        self.troubles, self.rejections = Once(), Once()
+        self.delivered = 0  # points that InfluxDB has taken in this run
+        self.newest_delivered = Point(0, 0, 0)
+        self.rejected = 0  # points that InfluxDB has rejected in this run
+        self.rejected_logged = 0  # how many of them the lines of intervals have told
+        self.failures, self.rejections = Once(), Once()
 
     @property
     def status(self) -> str:
         """Return how delivery stands, for the live line."""
         if self.outbox.pending:
             return f"{counted(self.outbox.pending, 'point')} waiting"
-        if self.troubles.kinds:
+        if self.failures.kinds:
             return "InfluxDB takes no points"
-        if not self.taken:
+        if not self.delivered:
             return "no point sent yet"
         return f"{counted(self.rejected, 'point')} rejected" if self.rejected else "InfluxDB takes points"
 
@@ -1754,39 +1689,12 @@ class Courier(threading.Thread):
         with contextlib.suppress(BaseException):  # there may be no memory to log them
             if self.intervals:
                 seconds = monotonic() - self.influxdb.began
-                if seconds > SLOW_SECONDS:
-                    self.troubles.warn(f"{self.influxdb.name} has not finished an answer in {seconds:.0f} s")
+                if seconds > self.SLOW_SECONDS:
+                    self.failures.warn(f"{self.influxdb.name} has not finished an answer in {seconds:.0f} s")
                 self.log_intervals()
         if interval:
             self.intervals.append(interval)
         self.wakeup.set()
-
-    def run(self) -> None:
-        pause = 0.0
-        while not self.ending.is_set():
-            with contextlib.suppress(MemoryError):  # of which even waiting needs some
-                pause = self.round(pause)
-                self.wakeup.wait(pause or None)
-                self.wakeup.clear()
-        self.round(pause, is_last=True)
-
-    def round(self, pause: float, is_last: bool = False) -> float:
-        """Deliver, and log the outcome; return the next pause (s), 0 for no limit. pause is the last one."""
-        taken_before, failure = self.taken, None
-        try:
-            self.deliver()
-            pause = 0.0
-        except BaseException as error:
-            failure = error
-            pause = min(max(RETRY_SECONDS, 2 * pause, getattr(error, "retry_after", 0.0)), self.longest_pause)
-        with contextlib.suppress(BaseException):  # there may be no memory to log it
-            if failure:
-                log_failure(self.troubles, "No point can be delivered", failure, self.outbox)
-            elif self.taken:
-                self.log_success(self.taken - taken_before, is_first=not taken_before)
-            if is_last or not self.wakeup.is_set():  # or the next round follows at once
-                self.log_intervals(is_last)
-        return pause
 
     def stop(self, last: Optional[Interval], end: float) -> None:
         """Deliver the last points until end (monotonic seconds), and log the last interval, if there is one."""
@@ -1796,15 +1704,45 @@ class Courier(threading.Thread):
             self.join(max(0.0, end - monotonic()))
         self.log_intervals(is_last=True)
 
+    def run(self) -> None:
+        pause = 0.0
+        while not self.ending.is_set():
+            with contextlib.suppress(MemoryError):  # even waiting needs some memory
+                pause = self.round(pause)
+                self.wakeup.wait(pause or None)
+                self.wakeup.clear()
+        self.round(pause, is_last=True)
+
+    def round(self, pause: float, is_last: bool = False) -> float:
+        """Deliver, and log the outcome; return the next pause (s), 0 for no limit. pause is the last one."""
+        delivered_before, failure = self.delivered, None
+        try:
+            self.deliver()
+            pause = 0.0
+        except BaseException as error:
+            failure = error
+            pause = min(max(self.RETRY_SECONDS, 2 * pause, getattr(error, "retry_after", 0.0)), self.longest_pause)
+        with contextlib.suppress(BaseException):  # there may be no memory to log it
+            if failure:
+                log_failure(self.failures, "No point can be delivered", failure, self.outbox)
+            elif self.delivered:
+                recovered, number = self.failures.well(), self.delivered - delivered_before
+                if recovered or not delivered_before:
+                    news = "All is well again: InfluxDB takes points" if recovered else "InfluxDB takes points"
+                    log.info("%s%s", news, f"; {counted(number, 'point')} had waited" if number > 1 else "")
+            if is_last or not self.wakeup.is_set():  # otherwise the next round, which follows at once, logs them
+                self.log_intervals(is_last)
+        return pause
+
     def deliver(self) -> None:
-        """Send the points that wait, in order, until none does. Raises UnavailableError, sqlite3.Error."""
-        if not (self.taken or self.outbox.pending):  # so that a person learns at once whether InfluxDB is there
+        """Send the points that wait, in order, until none does. Raises UnavailableError, OSError, sqlite3.Error."""
+        if not (self.delivered or self.outbox.pending):  # so that a person learns at once whether InfluxDB is there
             self.influxdb.check_reachable()
-        while points := self.outbox.oldest(BATCH_POINTS):
+        while points := self.outbox.oldest(self.BATCH_POINTS):
             self.send(points)
 
     def send(self, points: list[Point]) -> None:
-        """Send points. Raises UnavailableError if InfluxDB takes none now.
+        """Send points, and set aside those at fault. Raises UnavailableError if InfluxDB takes none now.
 
         A point is at fault if InfluxDB refuses it alone, and takes one that was recorded later, both before and after
         that. If it refuses that, too, the cause is another (a full disk, a limit, a proxy), and all points wait.
@@ -1812,67 +1750,55 @@ class Courier(threading.Thread):
         try:
             self.write(points)
         except RefusedError:
-            witness = max(self.newest_taken, self.outbox.newest())
+            witness = max(self.newest_delivered, self.outbox.newest())
             self.write([witness])
-            refused = self.find_refused([point for point in points if point != witness])
+            others = [point for point in points if point != witness]
+            refused = self.find_refused(others) if others else []
             if refused:
                 self.write([witness])
             for group, reason in refused:
                 self.outbox.move_to_rejected(group, reason)
                 self.rejected += len(group)
-                place = f"table rejected of {self.outbox.display_name}"
-                self.rejections.warn(f"InfluxDB rejects points, now kept in {place}: {reason}")
+                table = f"table rejected of {self.outbox.display_name}"
+                self.rejections.warn(f"InfluxDB rejects points, now kept in {table}: {reason}")
 
     def find_refused(self, points: list[Point]) -> list[tuple[list[Point], str]]:
         """Send points, and halve what is refused; return the points that are refused alone, or all at once, and why."""
-        if not points:
-            return []
         try:
             self.write(points)
         except RefusedError as refusal:
             if len(points) == 1 or refusal.dropped == len(points):
-                return [(points, refusal.words or str(refusal))]
+                return [(points, refusal.message or str(refusal))]
             middle = len(points) // 2
             return self.find_refused(points[:middle]) + self.find_refused(points[middle:])
         return []
 
     def write(self, points: list[Point]) -> None:
-        """Write points, and forget them: they are acknowledged. Raises UnavailableError, RefusedError."""
+        """Write points, and remove them, as InfluxDB acknowledged them. Raises UnavailableError, RefusedError."""
         self.influxdb.write(points)
         removed = self.outbox.remove(points)
-        if not self.taken:  # now that there is one that InfluxDB takes, see whether it still rejects the others
+        if not self.delivered:  # now that InfluxDB takes a point, see whether it still rejects the others
             self.outbox.requeue_rejected()
-        self.taken += removed
-        self.newest_taken = max(self.newest_taken, *points)
-
-    def log_success(self, late: int, is_first: bool) -> None:
-        """Log that InfluxDB takes points, if that is new, and how many of them had waited."""
-        had_waited = f"; {counted(late, 'point')} had waited" if late > 1 else ""
-        if self.troubles.well():
-            log.info("All is well again: InfluxDB takes points%s", had_waited)
-        elif is_first:
-            log.info("InfluxDB takes points%s", had_waited)
+        self.delivered += removed
+        self.newest_delivered = max(self.newest_delivered, *points)
 
     def log_intervals(self, is_last: bool = False) -> None:
         """Log the intervals that are not logged yet: how many requests came, and where the points are."""
-        number = len(self.intervals)
         pending, place = self.outbox.pending, self.outbox.display_name
-        level, fate = logging.INFO, "delivered to InfluxDB"
+        level, outcome = logging.INFO, "delivered to InfluxDB"
         if pending:
-            fate = f"points waiting in {place}: {pending}"
+            outcome = f"points waiting in {place}: {pending}"
             if is_last and self.outbox.path == ":memory:":
-                level, fate = logging.WARNING, f"points lost, as they were in memory only: {pending}"
-        elif self.rejected > self.rejected_before:
-            fate = f"points that InfluxDB rejected: {self.rejected - self.rejected_before}"
-        for _ in range(number):
-            try:
+                level, outcome = logging.WARNING, f"points lost, as they were in memory only: {pending}"
+        elif self.rejected > self.rejected_logged:
+            outcome = f"points that InfluxDB rejected: {self.rejected - self.rejected_logged}"
+        for _ in range(len(self.intervals)):
+            with contextlib.suppress(IndexError):  # another thread has logged it
                 interval = self.intervals.popleft()
-            except IndexError:
-                return  # another thread has logged it
-            if is_last or not self.quiet:
-                log.log(level, "%s; %s", interval, fate)
-                if not pending:
-                    self.rejected_before = self.rejected
+                if is_last or not self.quiet:
+                    log.log(level, "%s; %s", interval, outcome)
+                    if not pending:
+                        self.rejected_logged = self.rejected
 
 
 class Reporter(threading.Thread):
@@ -1881,36 +1807,34 @@ class Reporter(threading.Thread):
     It waits for nothing but the disk.
     """
 
+    CLOCK_STEP_SECONDS = 1.0  # a busy machine may let as long pass between the reading of two clocks
+
     def __init__(
-        self, outbox: Outbox, courier: Courier, interval: float, take_recent_peak: Callable[[], float] = lambda: 0.0
+        self, outbox: Outbox, courier: Courier, interval: float, take_peak: Callable[[], float] = float
     ) -> None:
-        """interval is in seconds; take_recent_peak() returns the most requests in a second since its last call."""
+        """interval is in seconds; take_peak() returns the most requests in a second since its last call."""
         super().__init__(name="reporter", daemon=True)
-        self.outbox, self.courier, self.interval, self.take_recent_peak = outbox, courier, interval, take_recent_peak
+        self.outbox, self.courier, self.interval, self.take_peak = outbox, courier, interval, take_peak
         self.stopping = threading.Event()
         self.retry_end = inf  # at the end, until when a recording that fails is tried again, in monotonic seconds
         self.last: Optional[Interval] = None  # the last, partial interval, once it is recorded
         self.began = monotonic()  # the interval
         self.due = self.began + interval  # when it is over
         self.clock_offset = time_ns() / 1e9 - self.began  # of the system's clock to the monotonic one, in seconds
-        self.troubles, self.problems = Once(), Once()
+        self.failures, self.file_problems = Once(), Once()
 
     def run(self) -> None:
-        while not self.stopping.is_set():
-            with contextlib.suppress(MemoryError):  # of which even waiting needs some
-                self.report()
+        while True:
+            with contextlib.suppress(MemoryError):  # even waiting needs some memory
+                if self.stopping.wait(self.due - monotonic()):
+                    break
+                missed = max(0.0, monotonic() - self.due) // self.interval
+                self.due += self.interval * (1 + missed)  # on the old schedule, without the intervals that were missed
+                if interval := self.record():
+                    self.courier.hand_over(interval)
         while not (last := self.record()) and monotonic() < self.retry_end:
             sleep(PAUSE_SECONDS)
         self.last = last
-
-    def report(self) -> None:
-        """Wait until the interval is over, record it, and hand it over."""
-        if self.stopping.wait(self.due - monotonic()):
-            return
-        missed = max(0.0, monotonic() - self.due) // self.interval
-        self.due += self.interval * (1 + missed)  # on the old schedule, without the intervals that were missed
-        if interval := self.record():
-            self.courier.hand_over(interval)
 
     def stop(self, end: float) -> None:
         """Record the last, partial interval, and let the courier deliver it; return at end (monotonic seconds)."""
@@ -1926,31 +1850,27 @@ class Reporter(threading.Thread):
     def record(self) -> Optional[Interval]:
         """Record a point; return its interval, or None if that failed."""
         try:
-            self.log_problem()
+            if problem := self.outbox.counter.problem():
+                self.file_problems.warn(problem)
+            else:
+                self.file_problems.well()
             now = time_ns()
             self.log_clock_step(now / 1e9 - monotonic())
             point = self.outbox.record(now)
-            if self.troubles.well():
+            if self.failures.well():
                 log.info("Points are recorded again")
             began, self.began = self.began, monotonic()
-            return Interval(point.number, self.began - began, self.take_recent_peak())
+            return Interval(point.requests, self.began - began, self.take_peak())
         except BaseException as error:
             with contextlib.suppress(BaseException):  # there may be no memory to log it
-                log_failure(self.troubles, "No point can be recorded", error, self.outbox)
+                log_failure(self.failures, "No point can be recorded", error, self.outbox)
         return None
-
-    def log_problem(self) -> None:
-        """Log what is wrong with the counter file, once until it changes."""
-        if problem := self.outbox.counter.problem():
-            self.problems.warn(problem)
-        else:
-            self.problems.well()
 
     def log_clock_step(self, offset: float) -> None:
         """Log a step of the system's clock, whose offset (s) to the monotonic one is now this."""
         step = offset - self.clock_offset
         self.clock_offset = offset
-        least = max(self.interval, CLOCK_STEP_SECONDS)
+        least = max(self.interval, self.CLOCK_STEP_SECONDS)
         if step > least:
             log.warning("The system's clock went forward by %.0f s: it was set, or the machine was asleep", step)
         elif step < -least:

@@ -88,11 +88,11 @@ class FileInfluxDB:
         pass
 
     def write(self, points: list[Point]) -> None:
-        good = [f"{point.time} {point.number}\n" for point in points if point.number != BAD]
+        good = [f"{point.time} {point.requests}\n" for point in points if point.requests != BAD]
         with self.path.open("a") as file:
             file.writelines(good)
         if len(good) < len(points):
-            raise RefusedError("bad", words=f"bad dropped={len(points) - len(good)}")
+            raise RefusedError("bad", message=f"bad dropped={len(points) - len(good)}")
 
 
 def report(reporter: Reporter) -> None:

@@ -215,5 +215,5 @@ def test_a_counter_in_memory_leaves_no_file(tmp_path, monkeypatch, at_end):
     counter, outbox = at_end.enter_context(opened(":memory:", ":memory:"))
     count(counter, 3)
     counter.flush()
-    assert outbox.record(5 * SECOND).number == 3
+    assert outbox.record(5 * SECOND).requests == 3
     assert not list(tmp_path.iterdir())

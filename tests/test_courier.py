@@ -15,7 +15,6 @@ from books import SECOND, count
 from daemons import wait_until
 from states import opened
 
-import webserver_influx
 from webserver_influx import Courier, Interval, Point, RefusedError, UnavailableError, counted
 
 WELL = "All is well again: InfluxDB takes points"
@@ -54,7 +53,7 @@ class Fake:
         if self.words:
             raise refused(self.words)
         bad = [point for point in points if self.at_fault(point)]
-        self.stored.update({point.time: point.number for point in points if point not in bad})
+        self.stored.update({point.time: point.requests for point in points if point not in bad})
         if bad:
             raise refused(f"bad points{f' dropped={len(bad)}' if self.is_exact else ''}")
 
@@ -81,7 +80,7 @@ class Rounds:
 
     def a_round(self, seconds: float = 60.0) -> None:
         point = self.outbox.record(time_ns())
-        self.courier.hand_over(Interval(point.number, seconds, 0.0))
+        self.courier.hand_over(Interval(point.requests, seconds, 0.0))
         self.deliver()
 
 
@@ -275,7 +274,7 @@ def test_a_batch_that_is_too_large_is_sent_in_parts(outbox, rounds, influxdb, mo
     def write(points):
         if len(points) > 100:
             raise refused("Request Entity Too Large")
-        influxdb.stored.update({point.time: point.number for point in points})
+        influxdb.stored.update({point.time: point.requests for point in points})
 
     monkeypatch.setattr(influxdb, "write", write)
     record_many(outbox, 1000)
@@ -287,7 +286,7 @@ def test_a_batch_that_is_too_large_is_sent_in_parts(outbox, rounds, influxdb, mo
 @pytest.mark.smoke
 def test_what_was_rejected_is_offered_again_once_influxdb_takes_a_point(counter, outbox, influxdb, caplog):
     """At each start. Before, nobody could tell whose fault a refusal is."""
-    influxdb.at_fault = lambda point: point.number == 7
+    influxdb.at_fault = lambda point: point.requests == 7
     first = Rounds(outbox, influxdb)
     count(counter, 7)
     first.a_round()
@@ -435,7 +434,7 @@ def test_a_point_that_is_rejected_is_in_the_log_even_if_its_delivery_logs_no_int
     for expected in (1, 2):
         for _ in range(2):
             point = outbox.record(time_ns())
-            rounds.courier.hand_over(Interval(point.number, 60.0, 0.0))
+            rounds.courier.hand_over(Interval(point.requests, 60.0, 0.0))
             rounds.courier.round(0.0)  # without a look at the log: another interval waits
         rounds.deliver()
         fates = [message.rpartition("; ")[2] for message in caplog.messages if "requests in" in message]
@@ -512,7 +511,7 @@ class Started:
 
     def report(self, is_last: bool = False) -> None:
         point = self.outbox.record(time_ns())
-        interval = Interval(point.number, 60.0, 0.0)
+        interval = Interval(point.requests, 60.0, 0.0)
         if is_last:
             self.last = interval
         else:
@@ -606,7 +605,7 @@ def test_an_interval_is_logged_by_the_next_one_at_the_latest(outbox, caplog, mon
     started.report()
     line = f"0 requests in 60 s; points waiting in {outbox.path}: "
     assert caplog.messages == [f"{line}2"]
-    monkeypatch.setattr(webserver_influx, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(Courier, "SLOW_SECONDS", 0.0)
     started.report()
     started.report()
     slow, *others = caplog.messages[1:]

@@ -340,7 +340,7 @@ def test_what_may_be_the_fault_of_some_of_the_points_is_a_refusal(stranger, answ
     with pytest.raises(RefusedError) as info:
         influxdb_at(server.port).write(POINTS)
     words = content.get("message", content.get("error"))
-    assert (info.value.words, info.value.dropped) == (" ".join(words.split())[:300], dropped)
+    assert (info.value.message, info.value.dropped) == (" ".join(words.split())[:300], dropped)
     assert str(info.value).startswith(f"InfluxDB at 127.0.0.1:{server.port} answers {status}: {words[:200]}")
 
 

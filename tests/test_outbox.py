@@ -38,7 +38,7 @@ def test_a_point_holds_what_was_counted_since_the_one_before(counter, outbox, si
     points = [outbox.record(since + 1 * SECOND), outbox.record(since + 2 * SECOND)]
     count(counter, 5)
     points.append(outbox.record(since + 3 * SECOND))
-    assert [(point.serial, point.number) for point in points] == [(1, 3), (2, 0), (3, 5)]
+    assert [(point.serial, point.requests) for point in points] == [(1, 3), (2, 0), (3, 5)]
     assert outbox.oldest(10) == points
     assert outbox.newest() == points[-1]
     assert outbox.pending == 3
@@ -101,7 +101,7 @@ def test_what_waits_is_known_even_after_a_commit_that_fails_and_yet_took_effect(
         outbox.remove(outbox.oldest(1))
     assert outbox.pending == 0
     outbox.database = database
-    assert outbox.record(since + 2 * SECOND).number == 0
+    assert outbox.record(since + 2 * SECOND).requests == 0
 
 
 @pytest.mark.smoke
@@ -179,7 +179,7 @@ def test_two_points_at_once_are_in_the_order_in_which_they_were_recorded(counter
     for number in (1, 2):
         count(counter, number)
         outbox.record(now)
-    assert [point.number for point in outbox.oldest(2)] == [1, 2]
+    assert [point.requests for point in outbox.oldest(2)] == [1, 2]
 
 
 @pytest.mark.smoke
@@ -228,7 +228,7 @@ def test_what_a_kill_left_becomes_a_point_at_the_end_of_its_interval(counter, ou
     count(counter, 2)
     outbox.record(since + 3660 * SECOND)
     first, second = outbox.oldest(10)
-    assert (first.number, second.number) == (6, 2)
+    assert (first.requests, second.requests) == (6, 2)
     assert first.time // SECOND == since // SECOND + 60
     assert second.time // SECOND == since // SECOND + 3660
 
@@ -238,7 +238,7 @@ def test_what_a_kill_left_is_never_stamped_in_the_future(counter, outbox, since)
     count(counter, 6)
     outbox.recover(60 * SECOND, since + 10 * SECOND)
     (point,) = outbox.oldest(10)
-    assert point.number == 6
+    assert point.requests == 6
     assert point.time // SECOND == since // SECOND + 10
 
 
@@ -283,9 +283,9 @@ def test_a_file_of_an_older_version_is_taken_over_with_all_that_waits_in_it(tmp_
     for _ in range(2):  # the second time there is nothing to do
         with opened(state, count_file) as (counter, outbox):
             assert counter.total() == 16
-            assert outbox.version() == 3
+            assert ask(state, "PRAGMA user_version") == [(3,)]
             points = outbox.oldest(9)
-            assert [(point.time, point.number) for point in points] == waited
+            assert [(point.time, point.requests) for point in points] == waited
             assert [point.serial for point in points] == [5, 6, 7], (
                 "in the order of time, those that were rejected first"
             )

@@ -59,7 +59,7 @@ def test_an_interval_is_handed_on_with_its_requests_its_length_and_its_most(coun
     assert (first.requests, first.peak) == (5, 9000.0)
     assert (second.requests, second.peak) == (0, 20.0)
     assert 0 <= first.seconds + second.seconds <= monotonic() - begin + 1
-    assert [point.number for point in outbox.oldest(9)] == [5, 0]
+    assert [point.requests for point in outbox.oldest(9)] == [5, 0]
 
 
 @pytest.mark.smoke
@@ -71,7 +71,7 @@ def test_stopping_records_the_last_part_of_an_interval(counter, outbox, reporter
     assert [interval.requests for interval in courier.intervals] == [9]
     assert courier.has_last
     assert courier.has_ended
-    assert [point.number for point in outbox.oldest(9)] == [9]
+    assert [point.requests for point in outbox.oldest(9)] == [9]
 
 
 @pytest.mark.smoke
@@ -197,7 +197,7 @@ def test_the_reporter_survives_whatever_a_round_raises(counter, outbox, courier,
         failing.setattr(counter if step == "problem" else outbox, step, fail)
         reporter.start()
         wait_until(lambda: len(failures) >= 3)
-    wait_until(lambda: sum(point.number for point in outbox.oldest(9)) == 3)
+    wait_until(lambda: sum(point.requests for point in outbox.oldest(9)) == 3)
     reporter.stop(monotonic() + 5)
     assert warnings_in(caplog)
     if step == "record":
@@ -223,7 +223,7 @@ def test_the_reporter_survives_an_error_that_cannot_be_logged(counter, outbox, c
         failing.setattr(outbox, "record", fail)
         reporter.start()
         wait_until(lambda: len(failures) >= 3)
-    wait_until(lambda: sum(point.number for point in outbox.oldest(9)) == 3)
+    wait_until(lambda: sum(point.requests for point in outbox.oldest(9)) == 3)
     reporter.stop(monotonic() + 5)
 
 
@@ -349,6 +349,6 @@ def test_points_are_recorded_on_time_whatever_the_courier_waits_for(counter, out
     reporter.stop(begin + 0.5)
     assert not reporter.is_alive()
     assert courier.is_alive(), "nobody waits for it any longer"
-    assert sum(point.number for point in outbox.oldest(1000)) == counter.total()
+    assert sum(point.requests for point in outbox.oldest(1000)) == counter.total()
     answered.set()
     courier.join()

@@ -24,7 +24,7 @@ from states import ODD_STATES, make_state, opened
 def test_a_state_file_in_a_folder_that_is_missing_is_one_line(tmp_path):
     state = tmp_path / "missing" / "state.db"
     reason = f"No such file or directory in {state.parent}"
-    assert failure("--state", str(state), "--port", "0") == f"cannot write the state file {state}: {reason}"
+    assert failure("--state", str(state), "--port", "0") == f"cannot write {state}: {reason}"
 
 
 def test_a_state_file_that_is_a_folder_is_one_line(tmp_path):
@@ -38,7 +38,7 @@ def test_a_state_file_that_is_a_folder_is_one_line(tmp_path):
 def test_a_folder_in_which_nothing_can_be_written_is_one_line():
     """Not even by root."""
     reason = failure("--state", "/proc/state.db", "--port", "0")
-    assert re.fullmatch("cannot write the state file /proc/state.db: (?!None).+ in /proc", reason)
+    assert re.fullmatch("cannot write /proc/state.db: (?!None).+ in /proc", reason)
 
 
 def test_a_file_that_is_no_state_file_is_one_line_and_left_as_it_is(state):
@@ -222,7 +222,7 @@ def test_a_state_file_that_is_locked_at_the_start_is_told_in_one_line(tmp_path):
 
 LACKS = {
     "locks": (
-        "fcntl.lockf",
+        "os.lockf",
         "ENOLCK",
         "No locks available (this file system has none; keep the state on a local disk)",
     ),
@@ -259,7 +259,7 @@ def test_a_file_system_without_locks_is_not_called_a_database_that_is_locked(tmp
 
     state, count_file = make_state(tmp_path)
     with opened(state, count_file) as (_, outbox):
-        monkeypatch.setattr("fcntl.lockf", no_locks)
+        monkeypatch.setattr("os.lockf", no_locks)
         explained = outbox.explain(sqlite3.OperationalError("database is locked"))
     assert explained.startswith(f"{state}: database is locked (No locks available (this file system has none; keep ")
     assert explained.endswith(f" in {tmp_path})")

@@ -364,4 +364,4 @@ def test_the_steps_of_the_end_fit_into_its_time():
     """Whatever each of them meets: the server's threads or workers, the recording, and a second for the log."""
     program = webserver_influx
     assert program.GRACE_SECONDS + 1 < program.STOP_SECONDS
-    assert program.STOP_SECONDS + 2 * program.LOCKED_SECONDS + 1 <= 10
+    assert program.STOP_SECONDS + 2 * program.Outbox.BUSY_SECONDS + 1 <= 10
