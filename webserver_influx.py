@@ -67,6 +67,7 @@ INTERVAL_SECONDS = 60.0
 STATE_FILE = "math_server.db"
 VARIABLE = "WEBSERVER_INFLUX_"  # begins each environment variable, the name of its option follows; but for --influx
 DSN_VARIABLE = f"{VARIABLE}DSN"
+DSN_SCHEMES = ("influxdb", "https+influxdb")  # without and with TLS
 DATABASE = USER = "math_server"
 PASSWORD = "math_server1"
 
@@ -928,7 +929,7 @@ class SumHandler(BaseHTTPRequestHandler):
 
 
 def is_same_file(path: str, opened: os.stat_result) -> bool:
-    """Return whether a path still leads to the file that was opened."""
+    """Return whether a path still leads to the file that had this status when it was opened."""
     try:
         return os.path.samestat(os.stat(path), opened)
     except OSError:
@@ -949,23 +950,23 @@ def lock_byte(file: int, offset: int) -> bool:
         else:
             os.lockf(file, os.F_TLOCK, 1)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):  # which of the two means "locked" depends on the system
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # "locked"; which of the two depends on the system
             raise
         return False
     return True
 
 
 def disable_copy_on_write(file: int) -> None:
-    """Make btrfs overwrite the blocks of an empty file in place (chattr +C).
+    """Make btrfs overwrite the blocks of a file in place (chattr +C); the file must be empty.
 
-    With copy-on-write, a store into a memory map needs a free block, and raises SIGBUS if there is none.
+    With copy-on-write, a store into a memory map needs a free block; on a full disk the process gets SIGBUS.
     """
     if sys.platform == "linux":
         import fcntl
 
         get_flags, set_flags, no_copy = 0x80086601, 0x40086602, 0x00800000  # FS_IOC_…, FS_NOCOW_FL of linux/fs.h
         flags = bytearray(8)
-        with contextlib.suppress(OSError):  # other file systems refuse this flag
+        with contextlib.suppress(OSError):  # other file systems do not have this flag
             fcntl.ioctl(file, get_flags, flags)
             wanted = int.from_bytes(flags, sys.byteorder) | no_copy
             fcntl.ioctl(file, set_flags, wanted.to_bytes(8, sys.byteorder))
@@ -999,9 +1000,9 @@ class Counter:
     HEADER = struct.Struct("=8sQ16s")
 
     def __init__(self, path: str, *parts: int, create: bool = False) -> None:
-        """Open the file, which create allows to be missing, and lock these parts; `self.cells` are those to count in.
+        """Open the file and lock these parts of it; `self.cells` are the locked cells, to count in.
 
-        ":memory:" stands for a count that ends with the process. Raises StartError, OSError.
+        With create, a missing file is created. With ":memory:", there is none. Raises StartError, OSError.
         """
         self.path, self.file = path, -1
         if path == ":memory:":
@@ -1017,7 +1018,7 @@ class Counter:
             except BaseException as error:
                 os.close(self.file)
                 if isinstance(error, OSError):
-                    error.filename = path  # a call that takes a descriptor does not know it
+                    error.filename = path  # which a call on a descriptor does not know
                 raise
         self.header = self.map[: self.HEADER.size]
         self.identity = self.header[16:]
@@ -1025,7 +1026,7 @@ class Counter:
         self.cells = [Cell(self.words, part * self.STEP) for part in parts if part]
 
     def lock_parts(self, parts: tuple[int, ...]) -> None:
-        """Lock parts of the file. Retry cells, because a killed server's worker may hold its lock a little longer."""
+        """Lock parts of the file; wait for cells, whose locks a killed server's worker may hold a little longer."""
         end = monotonic() + LOCK_SECONDS
         for part in parts:
             while not lock_byte(self.file, 2 * self.SIZE + part):
@@ -1034,12 +1035,11 @@ class Counter:
                 sleep(PAUSE_SECONDS)
 
     def check_content(self, create: bool) -> None:
-        """Raise StartError unless this is a counter file; initialize one whose creation was interrupted (all zeros)."""
+        """Raise StartError unless this is a counter file. With create, initialize it if it is empty or all zeros."""
         with open(self.file, "r+b", closefd=False) as file:
             file.seek(0)
             content = file.read(self.SIZE + 1)
             if create and len(content) <= self.SIZE and not content.strip(b"\0"):
-                file.truncate(0)
                 self.initialize(file)
             elif len(content) < self.HEADER.size or content[:8] != self.MAGIC:
                 raise StartError(f"{self.path} is not a counter file; restore it, or move it and the state file away")
@@ -1050,7 +1050,8 @@ class Counter:
         self.fill_holes()
 
     def initialize(self, file: BinaryIO) -> None:
-        """Write an empty file: zeros first, to allocate the blocks that the memory map needs; the header last."""
+        """Write a new file: zeros first, to allocate the blocks that a memory map needs; the header last."""
+        file.truncate(0)
         disable_copy_on_write(self.file)
         for content in (bytes(self.SIZE), self.HEADER.pack(self.MAGIC, self.VERSION, uuid.uuid4().bytes)):
             file.seek(0)
@@ -1068,7 +1069,7 @@ class Counter:
                     raise
 
     def problem(self) -> str:
-        """Return what has happened to the file that the server cannot mend, or ""."""
+        """Return what happened to the file that the server cannot repair; "" if nothing did."""
         if self.file >= 0 and not is_same_file(self.path, os.fstat(self.file)):
             return f"{self.path} was removed, moved or replaced; this server keeps counting in the file that it opened"
         if self.map[: self.HEADER.size] != self.header:
@@ -1076,18 +1077,18 @@ class Counter:
         return ""
 
     def total(self) -> int:
-        """Return the number of all requests counted, in all cells, since the file was created."""
+        """Return the number of requests counted in all cells since the file was created."""
         return sum(self.words[self.STEP :: self.STEP])
 
     def column(self, word: int, threads: int) -> memoryview:
-        """Return LOAD, CONNECTIONS or CPU_TIME of the first `threads` threads: a view that all processes share."""
+        """Return a view of LOAD, CONNECTIONS or CPU_TIME of the first `threads` cells; all processes share it."""
         return self.words[self.STEP + word : (threads + 1) * self.STEP : self.STEP]
 
     def flush(self) -> None:
         """Write the count to the disk, so that it survives a power failure. Raises OSError.
 
-        On Linux fsync() writes mapped pages, too; elsewhere that is not sure. mmap.flush() alone does not reach the
-        disk on Windows, and holds the GIL while the disk works, so that all clients wait.
+        On Linux, fsync() also writes mapped pages. Elsewhere mmap.flush() has to come first: it holds the GIL while the
+        disk works, so that all clients wait, and on Windows it does not reach the disk.
         """
         if self.file >= 0:
             try:
@@ -1100,7 +1101,7 @@ class Counter:
 
     def close(self) -> None:
         self.words.release()
-        with contextlib.suppress(BufferError):  # a failed start left a view of the map
+        with contextlib.suppress(BufferError):  # a view of the map may be left after a failed start
             self.map.close()
         if self.file >= 0:
             os.close(self.file)
@@ -1114,12 +1115,12 @@ class Cell:
         self.lock = threading.Lock()  # keeps increments exact if threads share the cell; a server's threads do not
 
     def increment(self, number: int = 1) -> None:
-        """Count `number` requests. The store has 8 aligned bytes, so other processes never read half of it."""
+        """Count `number` requests. The store has 8 aligned bytes, so other processes never read half of a number."""
         with self.lock:
             self.words[self.index] += number
 
     def publish_usage(self, connections: int, cpu_seconds: float) -> None:
-        """Publish the thread's open connections, and the CPU time of this process; see Counter."""
+        """Publish the open connections of this thread and the CPU time of this process; see Counter."""
         self.words[self.index + Counter.CONNECTIONS] = connections
         self.words[self.index + Counter.CPU_TIME] = int(cpu_seconds * 1e6)
 
@@ -1128,18 +1129,18 @@ class Cell:
 
 
 class Point(NamedTuple):
-    """The number of requests in an interval, as the outbox stores it."""
+    """The number of requests in one interval, as the outbox stores it."""
 
-    serial: int  # one more than that of the point recorded before; points are sent in this order
+    serial: int  # points are numbered as they are recorded, and sent in this order
     time: int  # nanoseconds since 1970
     requests: int
 
 
 def point_time(now: int, serial: int) -> int:
-    """Return the time (ns) of a point: the second of now (ns) and, as its fraction, the point's serial number.
+    """Return the time (ns) of a point: the second of now (ns), with the point's serial number as its fraction.
 
-    So no two points of a server have the same time, however the clock is set, for a billion points; and none the same
-    millisecond, unless the clock is set back by a multiple of a thousand intervals.
+    So a billion points of a server have different times, however its clock is set. They also differ in milliseconds,
+    unless the clock is set back by a multiple of a thousand intervals.
     """
     return now - now % 10**9 + serial % 1000 * 1_000_000 + serial // 1000 % 1_000_000
 
@@ -1149,18 +1150,18 @@ class Outbox:
 
     requests   the points that wait, each until InfluxDB has acknowledged it
     rejected   the points that InfluxDB rejects while it takes others, and the reason
-    state      one row: the counter's UUID, how many of its requests are already in points, the time (ns) since which
-               the others were counted, and the serial number of the point recorded last
+    state      one row: the counter's UUID, how many of its requests are already in points (reported), the time (ns)
+               since which the others were counted, and the serial number of the last point
 
-    One transaction stores a point, the total reported and the point's serial number, so no kill can separate them.
+    One transaction stores a point, the number reported and the serial number, so no kill can separate them.
     `journal_mode=DELETE` needs no second file while nobody writes. `synchronous=EXTRA` syncs each commit, and the
-    folder after the journal's deletion: a power failure undoes nothing of which InfluxDB may have been told.
+    folder after the journal is deleted: a power failure never undoes a point that InfluxDB may already have.
     """
 
     APPLICATION_ID = 0x6D617468  # "math"
     VERSION = 3  # 1 and 2 had no serial numbers, and were in WAL mode
     BUSY_SECONDS = 1.0  # SQLite's busy_timeout: how long to wait for another program's lock
-    PROBE_BYTES = 64 * 1024  # to be written to an unnamed file, to learn why SQLite could not write
+    PROBE_BYTES = 64 * 1024  # written to a temporary file, to learn why SQLite could not write
     TABLES = f"""
         CREATE TABLE requests (time INTEGER NOT NULL, requests_number INTEGER NOT NULL, serial INTEGER PRIMARY KEY);
         CREATE TABLE rejected (time INTEGER NOT NULL, requests_number INTEGER NOT NULL, reason TEXT NOT NULL,
@@ -1185,37 +1186,35 @@ class Outbox:
     """
 
     def __init__(self, path: str) -> None:
-        """Open or create the file. Raises StartError, without changing it, if it is corrupt or of an unknown version.
-
-        ":memory:" stands for points that are lost with the process.
-        """
+        """Open or create the file. Raises StartError, without changing it, if it is corrupt or its version unknown."""
         self.path = path
         self.display_name = "memory" if path == ":memory:" else path
         self.lock = threading.RLock()  # guards `database`, which two threads use
-        self.opened: Optional[os.stat_result] = None  # what the file was at the start of the run
-        self.pending = 0  # points that wait; to be read without the lock, which waits for the disk
-        with contextlib.ExitStack() as on_error:
+        self.opened: Optional[os.stat_result] = None  # status of the file at startup
+        self.pending = 0  # points that wait; to be read without the lock, which may be held while the disk works
+        try:
+            if path != ":memory:":
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # says why it cannot, unlike SQLite
+                self.opened = os.stat(path)
+            self.database = sqlite3.connect(path, check_same_thread=False)
             try:
-                if path != ":memory:":
-                    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # which says why it cannot, unlike SQLite
-                    self.opened = os.stat(path)
-                self.database = sqlite3.connect(path, check_same_thread=False)
-                on_error.callback(self.close)
-                ((self.version,),) = self.execute("PRAGMA user_version")  # of the schema; 0 of an empty file
+                ((self.version,),) = self.execute("PRAGMA user_version")  # of the schema, when it was opened
                 self.is_new = not self.execute("SELECT 1 FROM sqlite_master LIMIT 1")
                 if not self.is_new:
                     self.check()
-            except (OSError, sqlite3.Error) as error:
-                raise StartError(self.explain(error)) from None
-            on_error.pop_all()
+            except BaseException:
+                self.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            raise StartError(self.explain(error)) from None
 
     def execute(self, statement: str, *values: object) -> list[Any]:
-        """Execute one SQL statement; return all of its rows: a statement with rows left would keep its lock."""
+        """Execute one SQL statement; return all rows, because a statement with unread rows would keep its lock."""
         with self.lock:
             return self.database.execute(statement, values).fetchall()
 
     def explain(self, error: Exception) -> str:
-        """Return an error of the state file or the counter file in one line: the path, and the system's reason."""
+        """Return one line about an error of the state file or counter file: its path, the system's reason, a remedy."""
         path = getattr(error, "filename", None) or self.path
         folder = os.path.dirname(os.path.abspath(path))
         line = f"{path}: {reason_of(error)}"
@@ -1224,7 +1223,7 @@ class Outbox:
         if type(error) is sqlite3.DatabaseError:  # the file is corrupt, or no database
             line += "; repair it, or use a different --state"
         elif isinstance(error, sqlite3.OperationalError) and path != ":memory:":
-            try:  # do as SQLite did, which does not say why it could not: lock, and write after the end of its file
+            try:  # SQLite does not say why it failed, so do the same: lock a byte, and write at the end of the file
                 with tempfile.TemporaryFile(dir=folder) as probe:
                     lock_byte(probe.fileno(), 0)
                     probe.seek(os.path.getsize(path) if os.path.exists(path) else 0)
@@ -1245,24 +1244,24 @@ class Outbox:
             raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or use a different --state")
 
     def attach(self, counter: Counter) -> None:
-        """Attach the counter whose requests are recorded; create the tables, or convert those of an older version.
+        """Record the requests of this counter from now on; create the tables, or convert those of an older version.
 
-        Raises StartError, without changing the file, if file and counter do not belong together; sqlite3.Error.
+        Raises sqlite3.Error, and StartError, without changing the file, if file and counter do not belong together.
         """
         self.counter = counter
-        state, count = self.path, counter.path
+        path, count_path = self.path, counter.path
         if self.is_new and counter.total():
-            raise StartError(f"{state} is missing or empty, but {count} exists; restore that, or move this away")
+            raise StartError(f"{path} is missing or empty, but {count_path} exists; restore that, or move this away")
         if not self.is_new:
             identity, reported, _ = self.state()
             if identity != counter.identity or reported > counter.total():
-                raise StartError(f"{state} and {count} do not belong together; restore both, or move both away")
+                raise StartError(f"{path} and {count_path} do not belong together; restore both, or move both away")
         self.execute("PRAGMA journal_mode = DELETE")
         self.execute("PRAGMA synchronous = EXTRA")
         self.execute(f"PRAGMA busy_timeout = {round(self.BUSY_SECONDS * 1000)}")
         if self.is_new:
             self.database.executescript(f"BEGIN IMMEDIATE; {self.TABLES}")
-            serial = int.from_bytes(counter.identity, "big") % 10**9  # random: other files' points have other times
+            serial = int.from_bytes(counter.identity, "big") % 10**9  # random, so two files' points differ in time
             self.execute("INSERT INTO state VALUES (?, 0, ?, ?)", counter.identity, time_ns(), serial)
             self.database.commit()
         elif self.version < self.VERSION:
@@ -1270,24 +1269,26 @@ class Outbox:
         self.count_pending()
 
     def state(self) -> tuple[bytes, int, int]:
-        """Return the counter's UUID, the total reported, and the time (ns) since which the rest was counted."""
+        """Return the counter's UUID, the number reported, and the time (ns) since which the others were counted."""
         ((identity, reported, since),) = self.execute("SELECT counter, reported, since FROM state")
         return identity, reported, since
 
     def count_pending(self) -> None:
-        with contextlib.suppress(sqlite3.Error):
+        try:
             self.pending = self.execute("SELECT count(*) FROM requests")[0][0]
+        except sqlite3.Error:
+            self.pending = max(1, self.pending)  # unknown, so the log must not say that all are delivered
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Change the file, wholly or not at all. Raises OSError, sqlite3.Error."""
+        """Make all changes to the file in its block, or none. Raises OSError, sqlite3.Error."""
         with self.lock:
-            if self.opened and not is_same_file(self.path, self.opened):  # which SQLite calls read-only
+            if self.opened and not is_same_file(self.path, self.opened):  # SQLite calls it read-only
                 raise OSError(errno.ENOENT, "it was removed, moved or replaced")
             try:
                 with self.database:
                     yield
-            finally:  # in any case: a commit that fails may have taken effect
+            finally:  # also after a commit that failed, because it may have taken effect
                 self.count_pending()
 
     def record(self, now: int) -> Point:
@@ -1304,9 +1305,9 @@ class Outbox:
             return point
 
     def recover(self, interval_ns: int, now: int) -> int:
-        """Start a run at the time now (ns); return how many requests the run before left unrecorded.
+        """Start a run at the time now (ns); return how many requests the previous run left unrecorded.
 
-        They become a point of their own, at the end of the interval in which they were counted.
+        They become a point of their own, timed at the end of the interval in which they were counted.
         """
         _, reported, since = self.state()
         unrecorded = self.counter.total() - reported
@@ -1317,13 +1318,13 @@ class Outbox:
         return unrecorded
 
     def oldest(self, limit: int) -> list[Point]:
-        """Return the waiting points that were recorded first, in this order."""
+        """Return the waiting points that were recorded first, at most `limit`, in this order."""
         rows = self.execute("SELECT serial, time, requests_number FROM requests ORDER BY serial LIMIT ?", limit)
         return [Point(*row) for row in rows]
 
     def newest(self) -> Point:
         """Return the waiting point that was recorded last; there is one."""
-        return Point(*self.execute("SELECT max(serial), time, requests_number FROM requests")[0])  # of the same row
+        return Point(*self.execute("SELECT max(serial), time, requests_number FROM requests")[0])  # of that row
 
     def remove(self, points: list[Point]) -> int:
         """Delete points that InfluxDB has acknowledged; return how many of them waited."""
@@ -1333,31 +1334,26 @@ class Outbox:
 
     def move_to_rejected(self, points: list[Point], reason: str) -> None:
         """Move points from the table `requests` to the table `rejected`."""
+        insert = "INSERT INTO rejected SELECT time, requests_number, ?, serial FROM requests WHERE serial = ?"
         with self.transaction():
             for point in points:
-                self.execute(
-                    "INSERT INTO rejected SELECT time, requests_number, ?, serial FROM requests WHERE serial = ?",
-                    reason,
-                    point.serial,
-                )
+                self.execute(insert, reason, point.serial)
                 self.execute("DELETE FROM requests WHERE serial = ?", point.serial)
 
     def requeue_rejected(self) -> None:
-        """Let rejected points wait again: the cause may be mended; if not, they are rejected again."""
+        """Let rejected points wait again: the cause may be gone; if not, they are rejected again."""
         with self.transaction():
             self.execute("INSERT INTO requests SELECT time, requests_number, serial FROM rejected")
             self.execute("DELETE FROM rejected")
 
     def close(self) -> None:
-        """Close the file; but not while the disk keeps another thread waiting, for which the end does not wait."""
+        """Close the file, unless another thread waits for the disk: the program ends without waiting for that."""
         if self.lock.acquire(timeout=PAUSE_SECONDS):
             self.database.close()
             self.lock.release()
 
 
 # --------------------------------------------------------------------------------------------- InfluxDB
-
-DSN_SCHEMES = ("influxdb", "https+influxdb")  # without and with TLS
 
 
 class Destination(NamedTuple):
@@ -1373,7 +1369,7 @@ class Destination(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The host, the port and the path, as in a URL."""
+        """Return the host, the port and the path, as in a URL."""
         return f"{uri_host(self.host)}:{self.port}{self.path}"
 
     def __str__(self) -> str:
@@ -1386,8 +1382,7 @@ def parse_dsn(dsn: str) -> Destination:
     """Read a data source name, `[https+]influxdb://[user:password@]host[:port][/path…]/[database]`.
 
     The syntax is that of `InfluxDBClient.from_dsn`, but percent-encoding is decoded, IPv6 addresses are accepted, and
-    the database (may be empty) is the part after the last slash. Raises ValueError; its message never quotes user or
-    password.
+    the database (may be empty) is the part after the last slash. Raises ValueError, which never quotes the credentials.
     """
     try:
         parts = urlsplit(dsn)
@@ -1400,8 +1395,8 @@ def parse_dsn(dsn: str) -> Destination:
         raise ValueError(f"write {meant_dsn(dsn)}")
     if not host:
         raise ValueError("it names no host")
-    if "?" in dsn or "#" in dsn or dsn != "".join(dsn.split()):
-        raise ValueError("it contains “?”, “#” or a space; in a password, write them as %3F, %23 and %20")
+    if "?" in dsn or "#" in dsn or " " in dsn or not dsn.isprintable():
+        raise ValueError("it contains “?”, “#”, a space or an unprintable character; write them as %3F, %23, %20 …")
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("its port is not a number from 1 to 65535")
     if "@" in parts.path:
@@ -1417,7 +1412,7 @@ def parse_dsn(dsn: str) -> Destination:
 
 
 def meant_dsn(dsn: str) -> str:
-    """Return what the author of a DSN with another scheme, or none, may have meant, without user and password."""
+    """Return what a DSN with an unknown scheme, or none, was probably meant to be, without user and password."""
     scheme, _, rest = dsn.rpartition("://")
     _, at, address = rest.rpartition("@")
     meant = DSN_SCHEMES[scheme == "https"]
@@ -1431,20 +1426,20 @@ def meant_dsn(dsn: str) -> str:
 
 
 class UnavailableError(Exception):
-    """InfluxDB takes no points now; one line that says why. The points are kept."""
+    """InfluxDB takes no points now; the message is one line that says why. The points are kept."""
 
     def __init__(self, line: str, status: int = 0, message: str = "", retry_after: float = 0.0) -> None:
-        """status (of HTTP), message (InfluxDB's own) and retry_after (s) are those of the response, if there is one."""
+        """If there was a response: its status, InfluxDB's own message in it, and its Retry-After in seconds."""
         super().__init__(line)
         self.status, self.message, self.retry_after = status, message, retry_after
 
 
 class RefusedError(UnavailableError):
-    """InfluxDB refuses points, which may be the fault of some of them, or they are too many for one request."""
+    """InfluxDB refuses a request: some of its points may be invalid, or it has too many."""
 
     @property
     def dropped(self) -> int:
-        """How many of the points were not stored; 0 if InfluxDB does not say so."""
+        """Return how many of the points were not stored; 0 if InfluxDB does not say so."""
         found = re.search(r"\bdropped[= ]([0-9]+)", self.message)
         return int(found[1]) if found else 0
 
@@ -1453,29 +1448,28 @@ class InfluxDB:
     """Writes points through an `InfluxDBClient` to InfluxDB 1.8, or to any server with its `/write`.
 
     Only the response to a write matters. Creating the database is optional: not every such server supports it.
-
-    Each exchange has a connection of its own: at one a minute, a firewall may forget an idle connection.
+    Each exchange has its own connection, because a firewall may drop one that is idle for a minute.
     """
 
-    REFUSALS = (400, 413, 422)  # 1.8 answers 400 to a point that is too old or of another type, and to a full disk
+    REFUSALS = (400, 413, 422)  # 1.8 responds 400 to a point that is too old or of another type, and on a full disk
     REMEDIES = {  # by a phrase in InfluxDB's message
         "authorization failed": f"give {DSN_VARIABLE} or --influx the password of user {{username}}",
         "not authorized to write": 'an administrator can: GRANT ALL ON "{database}" TO "{username}"',
         "database not found": 'an administrator can: CREATE DATABASE "{database}"',
     }
-    UNKNOWN_ISSUER = (2, 18, 19, 20, 21)  # of a certificate: OpenSSL's codes (openssl-verification-options(1))
+    UNKNOWN_ISSUER = (2, 18, 19, 20, 21)  # OpenSSL's verification codes (openssl-verification-options(1))
 
     def __init__(self, destination: Destination, tags: dict[str, str]) -> None:
-        """tags are those of each point, in addition to `request=GETs_per_minute`."""
+        """Each point gets these tags and `request=GETs_per_minute`."""
         self.destination = destination
         self.name = f"InfluxDB at {destination.address}"
         self.tags = {"request": "GETs_per_minute", **tags}
-        self.began = inf  # when the exchange that is under way began, in monotonic seconds
+        self.began = inf  # when the current exchange began, in monotonic seconds; inf if there is none
 
     def check_reachable(self) -> None:
-        """Check that InfluxDB is there by creating the database, which changes nothing if it exists.
+        """Check that InfluxDB responds, by creating the database, which changes nothing if it exists.
 
-        Raises UnavailableError, but ignores a refusal: 1.8 allows it only for administrators, even if the database
+        Raises UnavailableError, but ignores a refusal: 1.8 allows it to administrators only, even if the database
         exists (403); 2.x responds 200 with the error "not implemented"; others do not support it (400, 404, 405).
         """
         try:
@@ -1487,8 +1481,8 @@ class InfluxDB:
     def write(self, points: list[Point]) -> None:
         """Write points; if the database is missing, create it. Raises UnavailableError, RefusedError.
 
-        A point can be written again if it is unknown whether it arrived: it overwrites itself, because series and
-        time are the same (InfluxDB 1.8, "How does InfluxDB handle duplicate points?").
+        If it is unknown whether a point arrived, it can be written again: InfluxDB overwrites a point that has the same
+        series and time (InfluxDB 1.8, "How does InfluxDB handle duplicate points?").
         """
         series = {"measurement": "requests", "tags": self.tags}
         rows = [{**series, "time": point.time, "fields": {"requests_number": point.requests}} for point in points]
@@ -1504,7 +1498,7 @@ class InfluxDB:
     def exchange(self, method: str, *arguments: object, **options: object) -> None:
         """Call a method of a new client, which sends one request and reads the response. Raises UnavailableError.
 
-        The time-outs bound each address that is tried and each wait for data, but not the look-up of the name.
+        There are time-outs for each address of InfluxDB and each wait for data, but none for the name look-up.
         """
         try:
             with self.make_client() as client:
@@ -1512,14 +1506,14 @@ class InfluxDB:
                 getattr(client, method)(*arguments, **options)
         except UnavailableError:
             raise
-        except BaseException as error:  # SystemExit, too, which no library should raise
+        except BaseException as error:  # even SystemExit, which no library should raise
             raise UnavailableError(f"{self.name} {self.explain(error)}") from error
         finally:
             self.began = inf
 
     def make_client(self) -> Any:
         """Create a client, which connects with its first request. Raises UnavailableError if it cannot be imported."""
-        try:  # here, because the import takes 0.2 s and 20 MB, for which no request has to wait
+        try:  # imported here, where no request has to wait for it: it takes 0.2 s and 20 MB
             import requests
             from influxdb import InfluxDBClient
         except ModuleNotFoundError as error:
@@ -1532,7 +1526,7 @@ class InfluxDB:
         to = self.destination
         session = requests.Session()
         is_local = re.fullmatch(r"localhost|::1|127(\.[0-9]+){3}", to.host)
-        session.trust_env = not is_local  # or HTTP_PROXY would apply even to localhost
+        session.trust_env = not is_local  # otherwise HTTP_PROXY would apply even to localhost
         session.hooks["response"].append(self.check_response)
         return InfluxDBClient(
             host=uri_host(to.host),
@@ -1542,51 +1536,52 @@ class InfluxDB:
             database=to.database,
             path=to.path,
             ssl=to.tls,
-            verify_ssl=os.environ.get("REQUESTS_CA_BUNDLE") or True,  # which requests reads only if it trusts all of it
+            verify_ssl=os.environ.get("REQUESTS_CA_BUNDLE") or True,  # requests reads it only with trust_env
             timeout=(CONNECT_SECONDS, RESPONSE_SECONDS),
             retries=1,  # one attempt; the courier makes the next
             session=session,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},  # not MessagePack, uncompressed
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},  # no MessagePack, no gzip
         )
 
     def check_response(self, response: Any, **_: Any) -> None:
-        """Read a response to the client; raise UnavailableError unless it reports success.
+        """Read a response to the client. Raises UnavailableError, RefusedError unless it reports success.
 
-        That is 204 for a write, and for a query 200 with JSON in which no error is (InfluxDB 1.8, "InfluxDB API
-        reference"). So no redirection is followed, which may turn a POST into a GET (RFC 9110 §15.4.2).
+        Success is 204 for a write, and 200 with JSON without an error for a query (InfluxDB 1.8, "InfluxDB API
+        reference"). So redirects, which may turn a POST into a GET (RFC 9110 §15.4.2), are not followed.
         """
         content, end = bytearray(), monotonic() + CONTENT_SECONDS
-        with response:  # in small pieces, because the wait for each has a time-out of its own
+        with response:  # in small pieces, so that the time is checked even if single bytes drip in
             while len(content) < CONTENT_BYTES and monotonic() < end and (piece := response.raw.read(64)):
                 content += piece
-        response.raw = BytesIO(content)  # where the client reads it
+        response.raw = BytesIO(content)  # the client reads it there
         status, errors = response.status_code, errors_in(bytes(content))
         is_query = urlsplit(response.request.path_url).path.endswith("/query")
         if (status == 200 and errors == []) if is_query else status == 204:
             return
         message = errors[0] if errors else ""
         text = content.decode(errors="replace")
-        title = re.search("(?is)<title[^>]*>(.*?)</title", text)  # all that matters of HTML
+        title = re.search("(?is)<title[^>]*>(.*?)</title", text)  # of HTML, only the title says something
         target = one_line(response.headers.get("Location", ""))
-        says = (one_line(response.reason), message or one_line(title[1] if title else text), target and f"see {target}")
-        line = f"{self.name} answers {status} {': '.join(filter(None, says))}".strip()
+        words = message or one_line(title[1] if title else text)
+        parts = filter(None, (one_line(response.reason), words, target and f"see {target}"))
+        line = f"{self.name} answers {status} {': '.join(parts)}".strip()
         if status < 400 and not message:
             line += ", which is no answer of InfluxDB"
         for phrase, remedy in self.REMEDIES.items():
             if phrase in message:
-                line += "; " + remedy.format_map(self.destination._asdict())
+                line += "; " + one_line(remedy.format_map(self.destination._asdict()))
         after = response.headers.get("Retry-After", "")  # RFC 9110 §10.2.3; a date is ignored
         retry_after = float(after) if re.fullmatch("[0-9]{1,9}", after) else 0.0
         kind = RefusedError if status in self.REFUSALS else UnavailableError
         raise kind(line, status, message, retry_after)
 
     def explain(self, error: BaseException) -> str:
-        """Return why there is no response, and what a person can do, if there is only one possibility."""
+        """Return why there is no response, with a remedy if the cause is certain."""
         from requests import exceptions
 
-        cause = error  # then the first one, which has the message of the system or of the other side
+        cause = error  # at last the root cause, with the message of the system or of the other side
         while inner := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__):
-            if isinstance(inner, UnavailableError):  # an earlier response, after which this exchange was begun
+            if isinstance(inner, UnavailableError):  # of an earlier exchange
                 break
             cause = inner
         reason = one_line(getattr(cause, "strerror", None) or cause).rstrip(".")
@@ -1597,20 +1592,19 @@ class InfluxDB:
             names = ("https_proxy" if self.destination.tls else "http_proxy", "all_proxy")
             variables = [name for each in names for name in (each, each.upper()) if os.environ.get(name)]
             return f"cannot be reached through the proxy that {[*variables, 'the system'][0]} names: {reason}"
-        if isinstance(cause, ConnectionRefusedError):
-            return f"cannot be reached: {reason}; start influxd, or give another address with --influx"
         if getattr(cause, "reason", "") == "WRONG_VERSION_NUMBER":
             return "does not use TLS; write influxdb:// for https+influxdb://"
         if getattr(cause, "verify_code", 0) in self.UNKNOWN_ISSUER:
             issuer = f"has a certificate of an unknown issuer ({getattr(cause, 'verify_message', '')})"
             return f"{issuer}; name the file of a private authority's certificate in REQUESTS_CA_BUNDLE"
         if isinstance(cause, OSError):
-            return f"cannot be reached: {reason}"
+            remedy = "; start influxd, or give another address with --influx"
+            return f"cannot be reached: {reason}{remedy if isinstance(cause, ConnectionRefusedError) else ''}"
         return f"cannot be used: {one_line(repr(cause))}"
 
 
 def errors_in(content: bytes) -> Optional[list[str]]:
-    """Return the error messages in InfluxDB's JSON; None if this is not such JSON.
+    """Return the error messages in a response of InfluxDB; None if it is not InfluxDB's JSON.
 
     1.8 has `{"error": "…"}` or `{"results": [{"error": "…"}]}`, 2.x has `{"code": "…", "message": "…"}`.
     """
@@ -1626,21 +1620,21 @@ def errors_in(content: bytes) -> Optional[list[str]]:
 
 
 class Interval(NamedTuple):
-    """What came while the requests of a point were counted."""
+    """The requests of an interval, as the log shows them."""
 
     requests: int
     seconds: float
-    peak: float  # requests per second
+    peak: float  # most requests in a second
 
     def __str__(self) -> str:
-        """Return the figures in words, with rates if there are some that say something."""
+        """Return the figures in words, with the rates if there was at least one request per second."""
         line = f"{counted(self.requests, 'request')} in {duration(self.seconds)}"
         rate = self.requests / self.seconds if self.seconds >= SHORT_SECONDS else 0.0
         return f"{line} ({per_second(rate)}, at most {per_second(max(rate, self.peak))})" if rate >= 1 else line
 
 
 def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox) -> None:
-    """Log an error after which the next round may succeed, once until all is well."""
+    """Log an error, after which the next round tries again: each kind once, until all is well."""
     if isinstance(error, UnavailableError):
         failures.warn(f"{error}; points wait in {outbox.display_name}")
     elif isinstance(error, (sqlite3.Error, OSError, MemoryError)):
@@ -1651,31 +1645,31 @@ def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox)
 
 
 class Courier(threading.Thread):
-    """The daemon thread that delivers the points in the outbox, and logs what became of those of each interval.
+    """The daemon thread that delivers the points in the outbox, and logs each interval and what became of its point.
 
-    InfluxDB, a proxy or a name server may hold it up for as long as they like: nothing waits for it but the end of
-    the program, which has a deadline.
+    InfluxDB, a proxy or a name server may block it without limit: only the end of the program waits for it, and that
+    has a deadline.
     """
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 60 kB
-    RETRY_SECONDS = 1.0  # pause after a delivery that failed; twice as long each time, up to longest_pause
+    RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
     SLOW_SECONDS = 15.0  # an exchange with InfluxDB that takes longer is logged
 
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
-        """longest_pause (s) is that between two attempts. If quiet, it logs no interval but the last."""
+        """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
         super().__init__(name="courier", daemon=True)
         self.outbox, self.influxdb, self.longest_pause, self.quiet = outbox, influxdb, longest_pause, quiet
-        self.intervals: deque[Interval] = deque()  # not logged yet; the thread that takes one out logs it
+        self.intervals: deque[Interval] = deque()  # not yet logged; the thread that removes one logs it
         self.wakeup, self.ending = threading.Event(), threading.Event()
-        self.delivered = 0  # points that InfluxDB has taken in this run
+        self.delivered = 0  # points, in this run
         self.newest_delivered = Point(0, 0, 0)
-        self.rejected = 0  # points that InfluxDB has rejected in this run
-        self.rejected_logged = 0  # how many of them the lines of intervals have told
+        self.rejected = 0  # points, in this run
+        self.rejected_logged = 0  # those of them that an interval's log line has mentioned
         self.failures, self.rejections = Once(), Once()
 
     @property
     def status(self) -> str:
-        """Return how delivery stands, for the live line."""
+        """Return the state of delivery, for the live line."""
         if self.outbox.pending:
             return f"{counted(self.outbox.pending, 'point')} waiting"
         if self.failures.kinds:
@@ -1685,8 +1679,8 @@ class Courier(threading.Thread):
         return f"{counted(self.rejected, 'point')} rejected" if self.rejected else "InfluxDB takes points"
 
     def hand_over(self, interval: Optional[Interval]) -> None:
-        """Have the points delivered, and this interval logged, if there is one. Earlier ones are logged now."""
-        with contextlib.suppress(BaseException):  # there may be no memory to log them
+        """Wake the courier to deliver the points and then log this interval, if any; log the earlier ones now."""
+        with contextlib.suppress(BaseException):  # there may be no memory for the log
             if self.intervals:
                 seconds = monotonic() - self.influxdb.began
                 if seconds > self.SLOW_SECONDS:
@@ -1697,7 +1691,7 @@ class Courier(threading.Thread):
         self.wakeup.set()
 
     def stop(self, last: Optional[Interval], end: float) -> None:
-        """Deliver the last points until end (monotonic seconds), and log the last interval, if there is one."""
+        """Wait for the delivery of the last points until end (monotonic seconds); log the last interval, if any."""
         self.ending.set()
         self.hand_over(last)
         if self.ident:
@@ -1714,7 +1708,7 @@ class Courier(threading.Thread):
         self.round(pause, is_last=True)
 
     def round(self, pause: float, is_last: bool = False) -> float:
-        """Deliver, and log the outcome; return the next pause (s), 0 for no limit. pause is the last one."""
+        """Deliver, and log the outcome; return the pause (s) before a retry, 0 for none. pause is the previous one."""
         delivered_before, failure = self.delivered, None
         try:
             self.deliver()
@@ -1722,30 +1716,31 @@ class Courier(threading.Thread):
         except BaseException as error:
             failure = error
             pause = min(max(self.RETRY_SECONDS, 2 * pause, getattr(error, "retry_after", 0.0)), self.longest_pause)
-        with contextlib.suppress(BaseException):  # there may be no memory to log it
-            if failure:
+        with contextlib.suppress(BaseException):  # there may be no memory for the log
+            if failure is not None:
                 log_failure(self.failures, "No point can be delivered", failure, self.outbox)
             elif self.delivered:
                 recovered, number = self.failures.well(), self.delivered - delivered_before
                 if recovered or not delivered_before:
                     news = "All is well again: InfluxDB takes points" if recovered else "InfluxDB takes points"
                     log.info("%s%s", news, f"; {counted(number, 'point')} had waited" if number > 1 else "")
-            if is_last or not self.wakeup.is_set():  # otherwise the next round, which follows at once, logs them
+            if is_last or not self.wakeup.is_set():  # otherwise the next round logs them, at once
                 self.log_intervals(is_last)
         return pause
 
     def deliver(self) -> None:
-        """Send the points that wait, in order, until none does. Raises UnavailableError, OSError, sqlite3.Error."""
-        if not (self.delivered or self.outbox.pending):  # so that a person learns at once whether InfluxDB is there
+        """Send all waiting points, in order. Raises UnavailableError, OSError, sqlite3.Error."""
+        if not (self.delivered or self.outbox.pending):  # so that a wrong address is in the log at startup
             self.influxdb.check_reachable()
         while points := self.outbox.oldest(self.BATCH_POINTS):
             self.send(points)
 
     def send(self, points: list[Point]) -> None:
-        """Send points, and set aside those at fault. Raises UnavailableError if InfluxDB takes none now.
+        """Send points, and move those at fault to the table `rejected`. Raises as write() does.
 
-        A point is at fault if InfluxDB refuses it alone, and takes one that was recorded later, both before and after
-        that. If it refuses that, too, the cause is another (a full disk, a limit, a proxy), and all points wait.
+        A point is at fault if InfluxDB refuses it alone, but both before and after that takes a witness: a point that
+        was recorded later. If it refuses the witness, too, it takes no points now (its disk is full, a proxy is in the
+        way), and all points wait.
         """
         try:
             self.write(points)
@@ -1763,7 +1758,7 @@ class Courier(threading.Thread):
                 self.rejections.warn(f"InfluxDB rejects points, now kept in {table}: {reason}")
 
     def find_refused(self, points: list[Point]) -> list[tuple[list[Point], str]]:
-        """Send points, and halve what is refused; return the points that are refused alone, or all at once, and why."""
+        """Send points, in halves if they are refused, down to one. Return those that InfluxDB refuses, and why."""
         try:
             self.write(points)
         except RefusedError as refusal:
@@ -1774,16 +1769,16 @@ class Courier(threading.Thread):
         return []
 
     def write(self, points: list[Point]) -> None:
-        """Write points, and remove them, as InfluxDB acknowledged them. Raises UnavailableError, RefusedError."""
+        """Write points, then remove them. Raises UnavailableError, RefusedError, OSError, sqlite3.Error."""
         self.influxdb.write(points)
         removed = self.outbox.remove(points)
-        if not self.delivered:  # now that InfluxDB takes a point, see whether it still rejects the others
+        if not self.delivered:  # now that InfluxDB takes a point: does it still reject the others?
             self.outbox.requeue_rejected()
         self.delivered += removed
         self.newest_delivered = max(self.newest_delivered, *points)
 
     def log_intervals(self, is_last: bool = False) -> None:
-        """Log the intervals that are not logged yet: how many requests came, and where the points are."""
+        """Log the intervals not yet logged: how many requests came, and where the points are."""
         pending, place = self.outbox.pending, self.outbox.display_name
         level, outcome = logging.INFO, "delivered to InfluxDB"
         if pending:
@@ -1802,25 +1797,22 @@ class Courier(threading.Thread):
 
 
 class Reporter(threading.Thread):
-    """The daemon thread that wakes at each interval, and records a point in the outbox for the courier to deliver.
+    """The daemon thread that records a point after each interval; only the disk can delay it."""
 
-    It waits for nothing but the disk.
-    """
-
-    CLOCK_STEP_SECONDS = 1.0  # a busy machine may let as long pass between the reading of two clocks
+    CLOCK_STEP_SECONDS = 1.0  # smaller ones are not logged: a busy machine cannot read two clocks at the same time
 
     def __init__(
-        self, outbox: Outbox, courier: Courier, interval: float, take_peak: Callable[[], float] = float
+        self, outbox: Outbox, courier: Courier, interval: float, take_recent_peak: Callable[[], float] = float
     ) -> None:
-        """interval is in seconds; take_peak() returns the most requests in a second since its last call."""
+        """interval is in seconds; take_recent_peak() returns the most requests in a second since the last call."""
         super().__init__(name="reporter", daemon=True)
-        self.outbox, self.courier, self.interval, self.take_peak = outbox, courier, interval, take_peak
+        self.outbox, self.courier, self.interval, self.take_recent_peak = outbox, courier, interval, take_recent_peak
         self.stopping = threading.Event()
-        self.retry_end = inf  # at the end, until when a recording that fails is tried again, in monotonic seconds
+        self.began = monotonic()  # when the current interval began
+        self.due = self.began + interval  # when it ends
         self.last: Optional[Interval] = None  # the last, partial interval, once it is recorded
-        self.began = monotonic()  # the interval
-        self.due = self.began + interval  # when it is over
-        self.clock_offset = time_ns() / 1e9 - self.began  # of the system's clock to the monotonic one, in seconds
+        self.retry_end = inf  # until then (monotonic seconds), recording the last interval is retried
+        self.clock_offset = time_ns() / 1e9 - self.began  # the system's clock minus the monotonic one, in seconds
         self.failures, self.file_problems = Once(), Once()
 
     def run(self) -> None:
@@ -1829,7 +1821,7 @@ class Reporter(threading.Thread):
                 if self.stopping.wait(self.due - monotonic()):
                     break
                 missed = max(0.0, monotonic() - self.due) // self.interval
-                self.due += self.interval * (1 + missed)  # on the old schedule, without the intervals that were missed
+                self.due += self.interval * (1 + missed)  # keep the schedule, but skip what was missed
                 if interval := self.record():
                     self.courier.hand_over(interval)
         while not (last := self.record()) and monotonic() < self.retry_end:
@@ -1837,8 +1829,8 @@ class Reporter(threading.Thread):
         self.last = last
 
     def stop(self, end: float) -> None:
-        """Record the last, partial interval, and let the courier deliver it; return at end (monotonic seconds)."""
-        if not self.ident:  # the start has failed
+        """Record the last, partial interval, and let the courier deliver it, until end (monotonic seconds)."""
+        if not self.ident:  # startup failed
             return
         self.retry_end = (monotonic() + end) / 2
         self.stopping.set()
@@ -1860,21 +1852,18 @@ class Reporter(threading.Thread):
             if self.failures.well():
                 log.info("Points are recorded again")
             began, self.began = self.began, monotonic()
-            return Interval(point.requests, self.began - began, self.take_peak())
+            return Interval(point.requests, self.began - began, self.take_recent_peak())
         except BaseException as error:
-            with contextlib.suppress(BaseException):  # there may be no memory to log it
+            with contextlib.suppress(BaseException):  # there may be no memory for the log
                 log_failure(self.failures, "No point can be recorded", error, self.outbox)
         return None
 
     def log_clock_step(self, offset: float) -> None:
-        """Log a step of the system's clock, whose offset (s) to the monotonic one is now this."""
-        step = offset - self.clock_offset
-        self.clock_offset = offset
-        least = max(self.interval, self.CLOCK_STEP_SECONDS)
-        if step > least:
-            log.warning("The system's clock went forward by %.0f s: it was set, or the machine was asleep", step)
-        elif step < -least:
-            log.warning("The system's clock was set back by %.0f s", -step)
+        """Log a step of the system's clock; offset (s) is the new value of clock_offset."""
+        step, self.clock_offset = offset - self.clock_offset, offset
+        if abs(step) > max(self.interval, self.CLOCK_STEP_SECONDS):
+            forward = f"went forward by {step:.0f} s: it was set, or the machine was asleep"
+            log.warning("The system's clock %s", forward if step > 0 else f"was set back by {-step:.0f} s")
 
 
 # ================================================================================= Part III: the program

@@ -74,6 +74,10 @@ MALFORMED = [
     f"influxdb://u:{PASSWORD} {PASSWORD}@h/d",
     f"influxdb://u:12/{PASSWORD}@h/d",
     f"udp+influxdb://u:{PASSWORD}@h:8089/d",
+    f"influxdb://u:{PASSWORD}\udcff@h/d",  # a byte that is not UTF-8
+    f"influxdb://u\udcff:{PASSWORD}@h/d",
+    f"influxdb://u:{PASSWORD}@h/d\udcff",
+    f"influxdb://u:{PASSWORD}@h\x1b[31m/d",
 ]
 
 

@@ -105,6 +105,26 @@ def test_what_waits_is_known_even_after_a_commit_that_fails_and_yet_took_effect(
 
 
 @pytest.mark.smoke
+def test_a_point_waits_even_if_the_points_cannot_be_counted_after_its_commit(tmp_path, counter, outbox, since):
+    """Or the log would say that it is delivered."""
+
+    class Overtaken(Doubtful):
+        def __exit__(self, *error) -> None:
+            self.database.__exit__(*error)
+            other.execute("BEGIN EXCLUSIVE")
+
+    count(counter, 3)
+    outbox.execute("PRAGMA busy_timeout = 10")
+    database, outbox.database = outbox.database, Overtaken(outbox.database)
+    with contextlib.closing(sqlite3.connect(tmp_path / "state", isolation_level=None)) as other:
+        assert outbox.record(since + SECOND).requests == 3
+        assert outbox.pending == 1
+    outbox.database = database
+    outbox.remove(outbox.oldest(1))
+    assert outbox.pending == 0
+
+
+@pytest.mark.smoke
 def test_only_the_points_named_are_removed(outbox, since):
     for step in range(1, 6):
         outbox.record(since + step * SECOND)
