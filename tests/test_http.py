@@ -291,7 +291,7 @@ def test_pipelined_requests_may_be_of_all_kinds(web):
         message("GET /?a=1"): (200, "Sum: 1.0"),
         post(b'{"a": 2}'): (200, "Sum: 2.0"),
         message("HEAD /?a=3"): (200, ""),
-        message("PUT /", body=b"GET / HTTP/1.1\r\n\r\n"): (405, "The methods of this server are GET, HEAD and POST."),
+        message("PUT /", body=b"GET / HTTP/1.1\r\n\r\n"): (405, "This server supports only GET, HEAD and POST."),
         post(b"{"): (400, None),
         message("POST /", body=b"a=3"): (400, WRONG_TYPE),
         message("GET /?a=4", body=b"ignored"): (200, "Sum: 4.0"),

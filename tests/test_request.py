@@ -397,19 +397,19 @@ def test_a_hostile_head_takes_no_time(hostile):
     ids=["a cookie", "a type", "a host", "a long line", "a long section"],
 )
 def test_the_caches_are_bounded_in_number_and_size(make_head):
-    for number in range(3 * webserver_influx.REMEMBERED):
+    for number in range(3 * webserver_influx.CACHE_ENTRIES):
         assert take_head(make_head(number))
-    for memory in (webserver_influx.known_sections, webserver_influx.known_lines, webserver_influx.known_meanings):
-        assert len(memory) <= webserver_influx.REMEMBERED
-        assert sum(map(len, memory)) <= webserver_influx.REMEMBERED * webserver_influx.REMEMBERED_BYTES
+    for memory in (webserver_influx.section_cache, webserver_influx.line_cache, webserver_influx.fields_cache):
+        assert len(memory) <= webserver_influx.CACHE_ENTRIES
+        assert sum(map(len, memory)) <= webserver_influx.CACHE_ENTRIES * webserver_influx.CACHE_KEY_BYTES
 
 
 def test_one_changing_field_does_not_evict_the_sections_that_repeat():
     for _ in range(2):  # the first time, the lines are new
         take_head(get("Known: 1"))
-    for number in range(webserver_influx.REMEMBERED // 4):
+    for number in range(webserver_influx.CACHE_ENTRIES // 4):
         take_head(get("Known: 1", f"Cookie: visit={number}"))
-    assert b"HTTP/1.1\r\nHost: x\r\nKnown: 1" in webserver_influx.known_sections
+    assert b"HTTP/1.1\r\nHost: x\r\nKnown: 1" in webserver_influx.section_cache
 
 
 # --- bodies
@@ -508,10 +508,10 @@ def test_the_framing_of_any_data_is_within_the_limits(unit):
     [
         (b"5;a=\r\n", "extensions"),
         (b"x\r\n", "hexadecimal size"),
-        (b"5\r\nhello\n", "end where its size says"),
-        (b"5\r\nhello, world\r\n", "end where its size says"),
+        (b"5\r\nhello\n", "not followed by CRLF"),
+        (b"5\r\nhello, world\r\n", "not followed by CRLF"),
         (b"5;" + b"a" * 2000, "longer than 1024"),
-        (chunk(b"x", b";" + b"a" * 900) * 20, "16384 bytes more"),
+        (chunk(b"x", b";" + b"a" * 900) * 20, "more than 16384 bytes"),
         (b"0\r\nA\r\n", "trailer"),
     ],
 )

@@ -243,7 +243,7 @@ any_json = st.recursive(
 def test_the_nesting_of_a_json_text_is_that_of_its_document(value, indented):
     filler = ["["] * 101  # in strings, so that the brackets of the text alone are too many
     text = json.dumps([value, filler], indent=1 if indented else None)
-    assert json_nesting(text) == max(2, 1 + depth_of(value))
+    assert json_nesting(text.encode()) == max(2, 1 + depth_of(value))
 
 
 @given(st.one_of(st.binary(), st.text('[]{}",:\\ 01eENa"\n').map(str.encode), st.text().map(str.encode)))
