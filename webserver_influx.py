@@ -116,14 +116,14 @@ CHART_SECONDS = 200  # longest chart in the live line
 BEST_SECONDS = 10  # longest time under load that the summary describes
 BLOCKS = "▁▂▃▄▅▆▇█"
 SHORT_SECONDS = 0.5  # a shorter sample, as at the end, gives no rate
-FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of the server's CPUs: above the first it used them fully, below the second not
-IDLE_SHARE = 0.05  # of the machine's CPUs: with less idle time, all of them were busy
+FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs: from the first on the server used them fully, below the second not
+IDLE_SHARE = 0.05  # of the machine's CPUs: if less was idle, all of them were busy
 VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
 
 OUTPUT_BYTES = 8 * 1024 * 1024  # most bytes buffered for standard output or error: a second of a busy access log
 OUTPUT_SECONDS = 1.0  # at the end, time for writing them
 
-# ------------------------------------------------------------------------------------------------- Errors and words
+# -------------------------------------------------------------------------------------- Errors and text
 
 
 class StartError(Exception):
@@ -268,7 +268,7 @@ CLOSE = "\r\nConnection: close\r\n\r\n"
 
 CHUNKED = -1  # stands for the length of a body that is known only after its last chunk
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST")}
-VERSIONS = frozenset(b"HTTP/1.%d" % minor for minor in range(10))  # 1.2 and later are read as 1.1 (RFC 9110 §2.5)
+VERSIONS = {b"HTTP/1.%d" % minor for minor in range(10)}  # 1.2 and later are read as 1.1 (RFC 9110 §2.5)
 IDENTITY = b"identity"
 FIELDS_READ = set(b"host connection expect content-length transfer-encoding content-type content-encoding".split())
 
@@ -338,7 +338,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
     else:
         check_controls(buffer)
         section = section.rpartition(b"\r\n")[0]  # the complete lines
-        if not section and b"\n" not in target:
+        if not section and b"\n" not in target:  # not even the request line is complete
             return None
         select_lines(section)
     if target.translate(TARGET_TABLE) != target:
@@ -383,16 +383,16 @@ def check_controls(buffer: bytes) -> None:
 
 
 def parse_section(section: bytes) -> Fields:
-    """Return what a head means from its HTTP version to its last field line."""
+    """Check a head from its HTTP version to its last field line; return what its fields mean."""
     known = len(line_cache)
     fields: Fields = fields_cache[select_lines(section)]
-    if len(line_cache) == known:  # a line that differs in each request would push out sections that recur
+    if len(line_cache) == known:  # a field that is new in each request shall not push out the sections that recur
         section_cache.keep(section, fields)
     return fields
 
 
 def select_lines(section: bytes) -> bytes:
-    """Check the HTTP version and the field lines (RFC 9112 §2.3, §5); return the version and the lines that matter."""
+    """Check an HTTP version and the field lines after it (RFC 9112 §2.3, §5); return it with those of FIELDS_READ."""
     lines = section.split(b"\r\n")
     version = lines.pop(0)
     if version not in VERSIONS:
@@ -405,15 +405,15 @@ def select_lines(section: bytes) -> bytes:
 
 
 def select_line(line: bytes) -> bytes:
-    """Check a field line; return it after a line feed if its name is in FIELDS_READ, else b""."""
+    """Check a field line; return it, after a line feed, if its name is in FIELDS_READ, else b""."""
     if not match_field_line(line):
         raise RequestError(400, 'A field line is not "name: value".')
     return b"\n" + line if line.partition(b":")[0].lower() in FIELDS_READ else b""
 
 
-def parse_fields(version_and_lines: bytes) -> Fields:
-    """Derive from the lines that matter what they mean for connection, body and response (RFC 9110, RFC 9112)."""
-    version, *lines = version_and_lines.split(b"\n")
+def parse_fields(selected: bytes) -> Fields:
+    """Return what fields that select_lines() has selected mean (RFC 9110, RFC 9112). Raises RequestError."""
+    version, *lines = selected.split(b"\n")
     is_1_0 = version == b"HTTP/1.0"
     values: dict[bytes, bytes] = {}
     for line in lines:
@@ -450,7 +450,7 @@ def list_members(value: bytes) -> list[bytes]:
 
 
 def has_valid_hosts(match: Optional[re.Match[bytes]]) -> bool:
-    """Return whether there is a match, in which all brackets contain an IPv6 address (RFC 3986 §3.2.2)."""
+    """Return whether a grammar has matched, and each host in brackets is an IPv6 address (RFC 3986 §3.2.2)."""
     if match is None:
         return False
     try:
@@ -470,7 +470,7 @@ def parse_body_length(content_length: Optional[bytes], transfer_encoding: Option
         if is_1_0:
             raise RequestError(400, "HTTP/1.0 has no Transfer-Encoding.")
         *others, last = list_members(transfer_encoding) or [b""]
-        if last != b"chunked" or last in others:  # nobody could tell where the body ends
+        if last != b"chunked" or last in others:  # the end of the body could not be found
             raise RequestError(400, "Transfer-Encoding does not name chunked exactly once, and last.")
         if others:
             raise RequestError(501, "The only transfer coding that this server supports is chunked.")
@@ -485,8 +485,7 @@ def parse_body_length(content_length: Optional[bytes], transfer_encoding: Option
 
 # ------------------------------------------------------------------------------------------------- Body
 
-# Takes a body from the bytes that are sent to it. It yields None while the body is incomplete; then it yields the body
-# and the bytes that follow it.
+# Is sent the bytes received. Yields None while the body is incomplete, then the body and the bytes that follow it.
 BodyReader = Generator[Optional[tuple[bytes, bytes]], bytes, None]
 
 
@@ -550,7 +549,7 @@ def take_line(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
 # -------------------------------------------------------------------------------------------------- Sum
 
 find_values = re.compile(b"=([^&]*)").findall
-PERCENT, PLUS = b"%+"  # integers, which `in` finds in bytes ten times as fast as bytes
+PERCENT, PLUS = b"%+"  # as integers, which `in` finds ten times as fast as bytes
 
 
 def query_values(query: bytes) -> list[Any]:
@@ -574,17 +573,17 @@ def reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-# Reads an object as a tuple, an array as a list, and a number as a float: int() would take quadratic time.
+# Reads an object as a tuple, an array as a list, and every number as a float: int() takes quadratic time.
 JSON_DECODER = json.JSONDecoder(object_pairs_hook=numeric_values, parse_int=float, parse_constant=reject_constant)
 JSON_SPACE = " \t\r\n"
 BYTE_ORDER_MARK = "\ufeff".encode()
 
 
 def json_text(body: bytes) -> str:
-    """Return a body as a text, without a byte order mark (RFC 8259 §8.1).
+    """Return the JSON text in a body, without a byte order mark (RFC 8259 §8.1).
 
-    Raises RequestError if it is not UTF-8, empty, or nested deeper than JSON_NESTING. Python's own limit is not enough:
-    3.13.0 overflows the C stack first.
+    Raises RequestError if it is not UTF-8, is empty, or is nested deeper than JSON_NESTING, which Python's own limit
+    cannot replace: 3.13.0 overflows the C stack before it.
     """
     try:
         text = body.removeprefix(BYTE_ORDER_MARK).decode().rstrip(JSON_SPACE)
@@ -603,7 +602,7 @@ NOT_BRACKETS = bytes({*range(256)} - DEPTH_CHANGE.keys())
 
 
 def json_nesting(body: bytes) -> int:
-    """Return how deep the arrays and objects of a JSON text are nested."""
+    """Return how deep the arrays and objects in a body are nested, if it is JSON."""
     outside_strings = JSON_STRING.sub(b"", body.replace(b"\\\\", b"").replace(b'\\"', b""))
     return max(accumulate(map(DEPTH_CHANGE.__getitem__, outside_strings.translate(None, NOT_BRACKETS))), default=0)
 
@@ -627,7 +626,7 @@ def json_values(body: bytes) -> tuple[Any, ...]:
 
 
 def sum_text(values: Sequence[Any]) -> str:
-    """Return the response to values, of which some are numbers: `Sum: 6.0`, or `Sum: 0` if none is."""
+    """Return the response for values: `Sum: 6.0`, or `Sum: 0` if none of them is a number."""
     try:
         total = fsum(map(float, values))  # nearly always, all are finite numbers
     except (ValueError, OverflowError):
@@ -644,7 +643,7 @@ VALUES_PER_TURN = 16 * 1024
 def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
     """Return the response to a large JSON object; each yield ends a turn.
 
-    The longest turn, some tens of milliseconds for a mebibyte, decodes the object, which Python's json does in one go.
+    The longest turn decodes the object, which Python's json does in one step: some tens of milliseconds for a mebibyte.
     """
     yield b""
     text = json_text(body)
@@ -665,22 +664,21 @@ def numbers(values: Sequence[Any]) -> list[float]:
     while True:
         try:
             found.extend(converted)
-            break
         except ValueError:  # a value is not a number; go on after it
-            pass
-    return found if isfinite(sum(found)) else list(filter(isfinite, found))
+            continue
+        return found if isfinite(sum(found)) else list(filter(isfinite, found))
 
 
 def exact_sum(values: Sequence[float]) -> float:
     """Return the sum of finite floats, rounded once; an infinity if it exceeds the range of a float."""
     try:
         return fsum(values)
-    except OverflowError:  # of a part of the sum; the whole may be in range
+    except OverflowError:  # a part of the sum exceeds the range; the whole may not
         pass
     numerators: defaultdict[int, int] = defaultdict(int)  # the sum for each denominator
     for numerator, denominator in map(float.as_integer_ratio, values):
         numerators[denominator] += numerator
-    unit = 2**1074  # the largest denominator of a float, and a multiple of all others
+    unit = 2**1074  # the largest denominator of a float, which all others divide
     whole = sum(numerator * (unit // denominator) for denominator, numerator in numerators.items())
     try:
         return whole / unit
@@ -728,12 +726,10 @@ def log_line(client: str, time: bytes, request: bytes, status: int, length: int)
 # What a connection waits for: the next request, the rest of a head or body, a turn for long work, the client's end
 REQUEST, HEAD, BODY, TURN, LINGER = "request", "head", "body", "turn", "linger"
 
-METHOD_REGISTRY = """
-* ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR
-MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH
-TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
+METHOD_REGISTRY = """* ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE
+MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI PROPFIND PROPPATCH PUT
+QUERY REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL
 """  # IANA's (RFC 9110 §18.2), up to RFC 10008
-REGISTERED_METHODS = frozenset(METHOD_REGISTRY.split())
 CONTINUE = b"100-continue"
 JSON_TYPE = b"application/json", b""  # the DataType that do_POST reads; parameters mean nothing (RFC 8259 §11)
 
@@ -742,8 +738,7 @@ class SumHandler(BaseHTTPRequestHandler):
     """The HTTP side of a connection (RFC 9112 §9): bytes in, bytes out, without a socket, a clock or a thread.
 
     To refuse the request that is being received, throw a RequestError into handle(). The server provides `reply_starts`
-    and `stopping`, and `write_log` and `log_time` for the access log; the base class is where readers know the methods
-    from.
+    and `stopping`, and `write_log` and `log_time` for the access log; the base class provides well-known method names.
     """
 
     server: Any
@@ -754,14 +749,14 @@ class SumHandler(BaseHTTPRequestHandler):
         self.awaits = REQUEST
 
     def address_string(self) -> str:
-        """Return the client's address for logs: IPv4 in IPv6 as IPv4 (RFC 4291 §2.5.5.2), IPv6 without its zone."""
+        """Return the client's address for logs: an IPv4-mapped one as IPv4 (RFC 4291 §2.5.5.2), IPv6 without zone."""
         address: str = self.client_address[0]
         return address.removeprefix("::ffff:").partition("%")[0]
 
     def handle(self) -> Generator[bytes, bytes, bytes]:  # type: ignore[override]
-        """Yield responses, and return the last; it is sent the client's bytes, b"" at their end, b"" for each TURN.
+        """Yield the responses to the bytes that are sent in: the client's, b"" at their end, and b"" for each TURN.
 
-        After the last, the connection ends: at once or, if it `awaits` LINGER, when the client has closed its side.
+        Return the last ones. Then the connection ends: at once, or after the client's end if it `awaits` LINGER.
         """
         server, count_request = self.server, self.count_request
         starts, write_log = server.reply_starts, server.write_log
@@ -791,7 +786,7 @@ class SumHandler(BaseHTTPRequestHandler):
                 else:
                     text = yield from self.answer_others(method, query, data_type, body)
             except Exception as error:
-                method, status, text = self.explain(error, method, buffer)
+                method, status, text = self.error_response(error, method, buffer)
             if not complete or status == 500 or server.stopping:
                 persistence, rest = CLOSE, buffer  # the client may still send
             content = "" if method == "HEAD" else text
@@ -816,7 +811,7 @@ class SumHandler(BaseHTTPRequestHandler):
         pending.clear()
         data = yield responses
         if not data and awaits != REQUEST:
-            raise RequestError(400, f"The connection ended before the request's {awaits} did.")
+            raise RequestError(400, f"The client closed the connection before the end of the request's {awaits}.")
         return data
 
     def receive_body(
@@ -837,7 +832,7 @@ class SumHandler(BaseHTTPRequestHandler):
             rest = yield from self.receive(BODY, pending)
         return taken
 
-    def explain(self, error: Exception, method: Optional[str], request: bytes) -> tuple[Optional[str], int, str]:
+    def error_response(self, error: Exception, method: Optional[str], request: bytes) -> tuple[Optional[str], int, str]:
         """Return the method, if known, the status and the text of the response to a request that failed."""
         method = method or METHODS.get(request.lstrip(b"\r\n").partition(b" ")[0])
         if isinstance(error, RequestError):
@@ -851,9 +846,9 @@ class SumHandler(BaseHTTPRequestHandler):
     def answer_others(
         self, method: str, query: bytes, data_type: DataType, body: bytes
     ) -> Generator[bytes, bytes, str]:
-        """Answer what handle() does not answer at once: large requests, each `yield b""` waiting for a TURN; HEAD.
+        """Answer the requests that handle() leaves: HEAD, and large ones, where each `yield b""` waits for a TURN.
 
-        Raises RequestError, as for every other method.
+        Raises RequestError, also for every other method.
         """
         if method == "POST" and data_type == JSON_TYPE:
             self.awaits = TURN
@@ -867,7 +862,7 @@ class SumHandler(BaseHTTPRequestHandler):
             return self.do_GET(query)
         if method == "HEAD":
             return self.do_HEAD(query)
-        status = 405 if method in REGISTERED_METHODS else 501  # RFC 9110 §9.1
+        status = 405 if method in METHOD_REGISTRY.split() else 501  # RFC 9110 §9.1
         raise RequestError(status, "This server supports only GET, HEAD and POST.")
 
     def do_GET(self, query: bytes) -> str:
