@@ -65,8 +65,8 @@ log = logging.getLogger("webserver_influx")
 PORT = 8008
 INTERVAL_SECONDS = 60.0
 STATE_FILE = "math_server.db"
-VARIABLE = "WEBSERVER_INFLUX_"  # prefix of each environment variable; the option's name follows, but DSN for --influx
-DSN_VARIABLE = f"{VARIABLE}DSN"
+ENV_PREFIX = "WEBSERVER_INFLUX_"  # of each environment variable; the option's name follows, but DSN for --influx
+DSN_VARIABLE = f"{ENV_PREFIX}DSN"
 DSN_SCHEMES = ("influxdb", "https+influxdb")  # without and with TLS
 DATABASE = USER = "math_server"
 PASSWORD = "math_server1"
@@ -76,7 +76,7 @@ HEAD_BYTES = 64 * 1024  # longest request line and header section together; 8 ti
 FIELD_LINES = 100  # most field lines in a header or trailer section, as in Apache and Python's http.client
 BODY_BYTES = 1024 * 1024  # longest body, as nginx's client_max_body_size
 CHUNK_LINE_BYTES = 1024  # longest line with a chunk's size (6 hex digits, plus extensions) or with a trailer field
-CHUNK_GRANT_BYTES = 16  # framing allowed for each chunk, besides twice the size of its data, as in Go's net/http
+CHUNK_FRAMING_BYTES = 16  # framing allowed for each chunk, besides twice the size of its data, as in Go's net/http
 CHUNK_EXCESS_BYTES = 16 * 1024  # most framing beyond that allowance in a whole body
 JSON_NESTING = 100  # deepest nesting of arrays and objects; a tenth of Python's recursion limit
 
@@ -90,7 +90,7 @@ LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 m
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
 TURN_BYTES = 16 * 1024  # most bytes received in a turn: a few milliseconds of work
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
-GARBAGE_OBJECTS = 100_000  # gc threshold; with Python's usual 700, decoding 1 MiB of brackets takes 150 ms, not 30
+GC_THRESHOLD = 100_000  # new objects between collections; with 700, 1 MiB of brackets takes 150 ms to decode, not 30
 CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most for a thread; select() takes 512
 BACKLOG = 4096  # connections that the kernel holds until they are accepted; Linux's own upper limit since 5.4
 PAUSE_SECONDS = 0.1  # delay before a failed action is tried again; also the wait for a thread or process to end
@@ -101,7 +101,7 @@ STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills
 BACKLOG_SECONDS = 0.5  # at shutdown, time for accepting the connections in the backlog
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
 LOCK_SECONDS = 3.0  # at startup, wait for a killed server's workers to release the locks of their cells
-LAST_WORDS_SECONDS = 0.2  # at shutdown, replaces LINGER_SECONDS
+STOP_LINGER_SECONDS = 0.2  # at shutdown, in place of LINGER_SECONDS
 CONNECT_SECONDS = 5.0  # time-out for connecting to each address of InfluxDB
 RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB itself gives up a write after 10 s
 CONTENT_SECONDS = 60.0  # time-out for the whole content of its response
@@ -518,7 +518,7 @@ def read_chunks() -> BodyReader:
         size, begin = int(match[1], 16), match.end()
         if len(body) + size > BODY_BYTES:
             raise RequestError(413, f"The body is longer than {BODY_BYTES} bytes.")
-        excess = max(0, excess + begin - at - CHUNK_GRANT_BYTES - 2 * size)
+        excess = max(0, excess + begin - at - CHUNK_FRAMING_BYTES - 2 * size)
         if excess > CHUNK_EXCESS_BYTES:
             raise RequestError(400, f"The chunk framing exceeds its allowance by more than {CHUNK_EXCESS_BYTES} bytes.")
         at = begin + size
@@ -637,7 +637,7 @@ def sum_text(values: Sequence[Any]) -> str:
     return f"Sum: {total!r}" if values else "Sum: 0"
 
 
-VALUES_PER_TURN = 16 * 1024
+TURN_VALUES = 16 * 1024
 
 
 def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
@@ -650,9 +650,9 @@ def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
     yield b""
     values = json_object(text)
     found: list[float] = []
-    for start in range(0, len(values), VALUES_PER_TURN):
+    for start in range(0, len(values), TURN_VALUES):
         yield b""
-        found += numbers(values[start : start + VALUES_PER_TURN])
+        found += numbers(values[start : start + TURN_VALUES])
     yield b""
     return sum_text(found)
 
@@ -694,7 +694,7 @@ STATUS_LINE[415] += f"Accept-Encoding: {IDENTITY.decode()}\r\n"  # RFC 9110 §12
 CONTINUE_RESPONSE = "HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def reply_starts(seconds: float) -> dict[int, str]:
+def response_starts(seconds: float) -> dict[int, str]:
     """Return the start of a response for each status, up to the value of Content-Length.
 
     It is valid for one second, the one at `seconds` since 1970, because Date is (RFC 9110 §6.6.1).
@@ -737,8 +737,8 @@ JSON_TYPE = b"application/json", b""  # the DataType that do_POST reads; paramet
 class SumHandler(BaseHTTPRequestHandler):
     """The HTTP side of a connection (RFC 9112 §9): bytes in, bytes out, without a socket, a clock or a thread.
 
-    To refuse the request that is being received, throw a RequestError into handle(). The server provides `reply_starts`
-    and `stopping`, and `write_log` and `log_time` for the access log; the base class provides well-known method names.
+    To refuse the request that is being received, throw a RequestError into handle(). The server provides `stopping`,
+    `response_starts` and, for the access log, `write_log` and `log_time`; the base class, well-known method names.
     """
 
     server: Any
@@ -746,7 +746,7 @@ class SumHandler(BaseHTTPRequestHandler):
     def __init__(self, client_address: tuple[Any, ...], server: Any, count_request: Callable[[], object]) -> None:
         """Unlike the base class, use no socket."""
         self.client_address, self.server, self.count_request = client_address, server, count_request
-        self.awaits = REQUEST
+        self.waits_for = REQUEST
 
     def address_string(self) -> str:
         """Return the client's address for logs: an IPv4-mapped one as IPv4 (RFC 4291 §2.5.5.2), IPv6 without zone."""
@@ -756,10 +756,10 @@ class SumHandler(BaseHTTPRequestHandler):
     def handle(self) -> Generator[bytes, bytes, bytes]:  # type: ignore[override]
         """Yield the responses to the bytes that are sent in: the client's, b"" at their end, and b"" for each TURN.
 
-        Return the last ones. Then the connection ends: at once, or after the client's end if it `awaits` LINGER.
+        Return the last ones. Then the connection ends: at once, or after the client's end if it `waits_for` LINGER.
         """
         server, count_request = self.server, self.count_request
-        starts, write_log = server.reply_starts, server.write_log
+        starts, write_log = server.response_starts, server.write_log
         pending: list[str] = []  # responses
         buffer = yield b""
         while buffer:
@@ -794,24 +794,24 @@ class SumHandler(BaseHTTPRequestHandler):
             if write_log is not None:
                 write_log(log_line(self.address_string(), server.log_time, buffer, status, len(content)))
             if persistence is CLOSE:
-                self.awaits = LINGER if rest else REQUEST
+                self.waits_for = LINGER if rest else REQUEST
                 return "".join(pending).encode()
             buffer = rest
             if not buffer:
                 head, body = None, b""  # so that no idle connection keeps a body
-                self.awaits = REQUEST
+                self.waits_for = REQUEST
                 responses, pending = "".join(pending).encode(), []
                 buffer = yield responses
         return b""
 
-    def receive(self, awaits: str, pending: list[str]) -> Generator[bytes, bytes, bytes]:
+    def receive(self, waits_for: str, pending: list[str]) -> Generator[bytes, bytes, bytes]:
         """Yield the pending responses; return the bytes that the client sends next."""
-        self.awaits = awaits
+        self.waits_for = waits_for
         responses = "".join(pending).encode()
         pending.clear()
         data = yield responses
-        if not data and awaits != REQUEST:
-            raise RequestError(400, f"The client closed the connection before the end of the request's {awaits}.")
+        if not data and waits_for != REQUEST:
+            raise RequestError(400, f"The client closed the connection before the end of the request's {waits_for}.")
         return data
 
     def receive_body(
@@ -851,12 +851,12 @@ class SumHandler(BaseHTTPRequestHandler):
         Raises RequestError, also for every other method.
         """
         if method == "POST" and data_type == JSON_TYPE:
-            self.awaits = TURN
+            self.waits_for = TURN
             return (yield from sum_json_in_turns(body))
         if method == "POST":
             return self.do_POST(data_type, body)
         if len(query) > LIGHT_QUERY_BYTES:
-            self.awaits = TURN
+            self.waits_for = TURN
             yield b""
         if method == "GET":
             return self.do_GET(query)
@@ -1890,7 +1890,7 @@ def listen_on_first(resolved: list[Any]) -> socket.socket:
 def prepare_process() -> None:
     """Raise the limit of open files to the maximum allowed, and make garbage collection rare."""
     with contextlib.suppress(AttributeError):  # PyPy has no threshold
-        gc.set_threshold(GARBAGE_OBJECTS)
+        gc.set_threshold(GC_THRESHOLD)
     if sys.platform != "win32":
         import resource
 
@@ -1909,7 +1909,7 @@ def start_thread(thread: threading.Thread) -> None:
 
 # ----------------------------------------------------------------------------------------------- Server
 
-SEND = "send"  # a connection waits for its client to receive responses; its handler's `awaits` has the other waits
+SEND = "send"  # a connection waits for its client to receive responses; its handler's `waits_for` has the other waits
 
 
 def timeouts() -> dict[str, float]:
@@ -1952,9 +1952,9 @@ class Connection:
         self.step = self.life.__next__
 
     @property
-    def awaits(self) -> str:
+    def waits_for(self) -> str:
         """Return what the connection waits for: SEND, or what its handler waits for."""
-        return SEND if self.event == WRITE else self.handler.awaits
+        return SEND if self.event == WRITE else self.handler.waits_for
 
     def live(self) -> Generator[None, None, None]:
         """Answer requests until the handler ends. throw() a RequestError to reject an incomplete request."""
@@ -1962,11 +1962,11 @@ class Connection:
         conversation = handler.handle()
         next(conversation)
         answer, has_responses, timeouts = conversation.send, thread.responding.append, thread.timeouts
-        awaits, size = REQUEST, LIGHT_BYTES
+        waits_for, size = REQUEST, LIGHT_BYTES
         try:
             while True:
                 try:
-                    data = b"" if awaits is TURN else receive(size)
+                    data = b"" if waits_for is TURN else receive(size)
                 except BlockingIOError:  # nothing was received
                     pass
                 else:
@@ -1975,14 +1975,14 @@ class Connection:
                         yield  # until this round's requests are counted
                         if (sent := send(responses)) < len(responses):
                             yield from self.send_rest(responses[sent:])
-                        awaits = handler.awaits
-                        self.deadline = thread.now + timeouts[awaits]
-                    elif handler.awaits is not awaits:
-                        awaits = handler.awaits
-                        self.deadline = thread.now + timeouts[awaits]
-                    if awaits is TURN or len(data) == size:
+                        waits_for = handler.waits_for
+                        self.deadline = thread.now + timeouts[waits_for]
+                    elif handler.waits_for is not waits_for:
+                        waits_for = handler.waits_for
+                        self.deadline = thread.now + timeouts[waits_for]
+                    if waits_for is TURN or len(data) == size:
                         data = responses = b""
-                        yield from self.wait_for_turn(is_first=awaits is TURN)
+                        yield from self.wait_for_turn(is_first=waits_for is TURN)
                         size = TURN_BYTES
                         continue
                     data = responses = b""  # so that an idle connection keeps neither in memory
@@ -2001,7 +2001,7 @@ class Connection:
             has_responses(self)
             yield
             yield from self.send_rest(responses)
-        if handler.awaits is LINGER:  # if the client still sends, a reset would lose the response (RFC 9112 §9.6)
+        if handler.waits_for is LINGER:  # if the client still sends, a reset would lose the response (RFC 9112 §9.6)
             yield from self.linger()
 
     def send_rest(self, responses: bytes) -> Generator[None, None, None]:
@@ -2137,9 +2137,9 @@ class ServingThread(threading.Thread):
         """Count one request, as a handler asks; it is in the cell before its response is sent."""
         self.uncounted += 1
 
-    def deadline(self, awaits: str) -> float:
+    def deadline(self, waits_for: str) -> float:
         """Return when a wait that begins now times out, in monotonic seconds."""
-        return self.now + self.timeouts[awaits]
+        return self.now + self.timeouts[waits_for]
 
     def send_responses(self) -> None:
         """Count this round's requests, then send the responses.
@@ -2209,9 +2209,9 @@ class ServingThread(threading.Thread):
 
     def expire(self, connection: Connection) -> None:
         """Reject an incomplete request; close an idle connection."""
-        awaits = connection.awaits
-        if awaits in (HEAD, BODY, TURN):
-            late = RequestError(408, f"The request's {awaits} took longer than {self.timeouts[awaits]:.0f} s.")
+        waits_for = connection.waits_for
+        if waits_for in (HEAD, BODY, TURN):
+            late = RequestError(408, f"The request's {waits_for} took longer than {self.timeouts[waits_for]:.0f} s.")
             connection.life.throw(RequestError(503, "The server is stopping.") if self.server.stopping else late)
         else:
             log.debug("%s neither sent nor received in time", connection.handler.address_string())
@@ -2269,21 +2269,21 @@ class ServingThread(threading.Thread):
     def wind_down(self) -> None:
         """Accept what is in the backlog, then no more; close each connection once its requests are answered.
 
-        After GRACE_SECONDS incomplete requests are rejected; LAST_WORDS_SECONDS later all connections are closed.
+        After GRACE_SECONDS incomplete requests are rejected; STOP_LINGER_SECONDS later all connections are closed.
         """
         begin, grace_end = monotonic(), self.server.grace_end
         while self.accept() and monotonic() < begin + BACKLOG_SECONDS:
             pass
         self.pause_accepting(inf)
         self.drained.set()
-        while self.connections and monotonic() < grace_end + LAST_WORDS_SECONDS:
+        while self.connections and monotonic() < grace_end + STOP_LINGER_SECONDS:
             self.next_check = min(self.next_check, self.now + self.STOP_CHECK_SECONDS)
             self.survive(self.serve)
             left = grace_end - self.now
             self.timeouts.update({REQUEST: 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf})
-            self.timeouts[LINGER] = LAST_WORDS_SECONDS
+            self.timeouts[LINGER] = STOP_LINGER_SECONDS
             for connection in self.connections.values():
-                connection.deadline = min(connection.deadline, self.deadline(connection.awaits))
+                connection.deadline = min(connection.deadline, self.deadline(connection.waits_for))
             self.survive(self.end_overdue)
         for connection in list(self.connections.values()):
             connection.close()
@@ -2314,7 +2314,7 @@ class SumServer(ThreadingHTTPServer):
         self.socket = listener
         self.write_log = write_log
         self.stopping, self.grace_end = False, inf
-        self.reply_starts: dict[int, str] = {}
+        self.response_starts: dict[int, str] = {}
         self.renew_date()
         self.loads: Any = [0] * len(cells) if loads is None else loads
         self.threads = [ServingThread(self, first + number, cell) for number, cell in enumerate(cells)]
@@ -2327,7 +2327,7 @@ class SumServer(ThreadingHTTPServer):
     def renew_date(self) -> None:
         """Put the date of this second into the responses and the access log."""
         now = time()
-        self.reply_starts.update(reply_starts(now))  # in place, because handlers hold the dict
+        self.response_starts.update(response_starts(now))  # in place, because handlers hold the dict
         self.log_time = strftime("%d/%b/%Y:%H:%M:%S %z", localtime(now)).encode()
 
     def stop(self) -> None:
@@ -2551,7 +2551,7 @@ class Workers:
             worker.join(max(0.0, end - monotonic()))
             if worker.is_alive() and worker.process:
                 worker.process.kill()
-                worker.join(LAST_WORDS_SECONDS)
+                worker.join(STOP_LINGER_SECONDS)
         self.loads.release()
         self.connections.release()
 
@@ -2972,9 +2972,9 @@ class Options(NamedTuple):
 
 
 EXAMPLES = f"""\
-Each option can also be set in the environment: --port as {VARIABLE}PORT,
---access-log as {VARIABLE}ACCESS_LOG=1, --influx as {DSN_VARIABLE},
-tags as {VARIABLE}TAG=host=a,rack=b. The command line wins.
+Each option can also be set in the environment: --port as {ENV_PREFIX}PORT,
+--access-log as {ENV_PREFIX}ACCESS_LOG=1, --influx as {DSN_VARIABLE},
+tags as {ENV_PREFIX}TAG=host=a,rack=b. The command line wins.
 
 examples:
   python webserver_influx.py
@@ -3101,7 +3101,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     unset = dict.fromkeys(action.dest for action in actions)  # None, which is no option's value
     given = vars(parser.parse_args(argv, argparse.Namespace(**unset)))
-    tag_source = "argument --tag" if given["tags"] else f"{VARIABLE}TAG"
+    tag_source = "argument --tag" if given["tags"] else f"{ENV_PREFIX}TAG"
     misspelt = read_environment(parser, actions, given)
     tags = dict(given["tags"])
     if len(tags) < len(given["tags"]):
@@ -3116,22 +3116,22 @@ def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) 
     Return a warning for each unknown variable that resembles one of the program's. Empty variables are ignored, because
     Compose sets unset ones to "", and addresses, because Kubernetes sets them for a service called webserver-influx.
     """
-    found = {name: text.strip() for name, text in os.environ.items() if name.startswith(VARIABLE)}
+    found = {name: text.strip() for name, text in os.environ.items() if name.startswith(ENV_PREFIX)}
     found = {name: text for name, text in found.items() if text and not re.match("(?:tcp|udp|sctp)://", text)}
     names = [DSN_VARIABLE]
     for action in actions:
         (option,) = action.option_strings
-        name = DSN_VARIABLE if option == "--influx" else VARIABLE + option[2:].replace("-", "_").upper()
+        name = DSN_VARIABLE if option == "--influx" else ENV_PREFIX + option[2:].replace("-", "_").upper()
         names.append(name)
         if given[action.dest] is None:  # not on the command line
             try:
                 given[action.dest] = read_variable(action, found[name]) if name in found else action.default
             except argparse.ArgumentTypeError as error:
                 parser.error(f"{name}: {error}")
-    known = [name.removeprefix(VARIABLE) for name in names]
-    meant = {name: near(name.removeprefix(VARIABLE), known) for name in sorted(found.keys() - set(names))}
+    known = [name.removeprefix(ENV_PREFIX) for name in names]
+    meant = {name: near(name.removeprefix(ENV_PREFIX), known) for name in sorted(found.keys() - set(names))}
     return [
-        f"Ignoring unknown environment variable {name}; did you mean {VARIABLE}{word}?"
+        f"Ignoring unknown environment variable {name}; did you mean {ENV_PREFIX}{word}?"
         for name, word in meant.items()
         if word
     ]

@@ -33,4 +33,4 @@ class Local:
 
     def awaited(self) -> list[str]:
         """Return what each connection waits for."""
-        return [connection.awaits for connection in self.connections()]
+        return [connection.waits_for for connection in self.connections()]

@@ -27,7 +27,7 @@ from webserver_influx import (
     TURN_VALUES,
     RequestError,
     SumHandler,
-    reply_starts,
+    response_starts,
     take_head,
 )
 
@@ -43,7 +43,7 @@ class Client:
         self.counted = 0
         self.logged: list[bytes] = []
         log = {"write_log": self.logged.append, "log_time": b"24/Nov/2026:10:00:00 +0000"}
-        self.server = SimpleNamespace(reply_starts=reply_starts(0), stopping=False, **log)
+        self.server = SimpleNamespace(response_starts=response_starts(0), stopping=False, **log)
         self.handler = SumHandler(("192.0.2.1", 1), self.server, self.count_request)
         self.connection = self.handler.handle()
         self.received, self.ended = next(self.connection), False
@@ -62,7 +62,7 @@ class Client:
         responses = b""
         try:
             responses += step(argument)
-            while self.handler.awaits == TURN:
+            while self.handler.waits_for == TURN:
                 responses += self.connection.send(b"")
         except StopIteration as end:
             self.ended = True
@@ -136,7 +136,7 @@ def test_a_conversation_is_answered_and_the_next_request_only_where_the_connecti
     client = Client()
     assert statuses_of(client.send(data), data) == statuses
     assert client.ended is not goes_on
-    assert client.handler.awaits == REQUEST or not goes_on
+    assert client.handler.waits_for == REQUEST or not goes_on
     if goes_on:
         assert texts(client.send(NEXT)) == ["Sum: 1.0"]
 
@@ -172,7 +172,7 @@ def test_a_bad_head_between_two_requests_is_refused_and_the_connection_ends(stat
     assert (served.status, refused.status) == (200, status)
     assert refused.fields["connection"] == "close"
     assert client.ended
-    assert client.handler.awaits == LINGER
+    assert client.handler.waits_for == LINGER
     assert client.counted == 1
 
 
@@ -204,7 +204,7 @@ def test_the_first_responses_of_a_batch_are_sent_once_though_the_last_request_is
 def test_it_says_what_it_waits_for():
     client = Client()
     asked = post(b'{"a": 3}')
-    for data, awaits in [
+    for data, waits_for in [
         (b"\r\n", REQUEST),
         (b"POST", HEAD),
         (asked[4:-5], BODY),
@@ -213,7 +213,7 @@ def test_it_says_what_it_waits_for():
         (b" / HTTP/1.1\r\nHost: x\r\n\r\n", REQUEST),
     ]:
         client.send(data)
-        assert client.handler.awaits == awaits
+        assert client.handler.waits_for == waits_for
 
 
 def test_a_large_body_waits_for_its_turns_after_earlier_responses_are_sent():
@@ -237,10 +237,10 @@ def test_a_long_query_waits_for_its_turn_without_a_response():
     client = Client()
     query = f"a=3&b={'x' * LIGHT_QUERY_BYTES}"
     assert client.connection.send(message(f"GET /?{query}")) == b""
-    assert client.handler.awaits == TURN
+    assert client.handler.waits_for == TURN
     (response,) = parsed(client.connection.send(b""))
     assert response.text == "Sum: 3.0"
-    assert client.handler.awaits == REQUEST
+    assert client.handler.waits_for == REQUEST
 
 
 def test_a_head_that_arrives_byte_by_byte_is_not_parsed_for_each_byte(monkeypatch):
@@ -263,14 +263,14 @@ def test_a_thrown_request_error_is_the_last_response(start):
     (response,) = parsed(client.refuse(RequestError(408, "Too slow.")))
     assert (response.status, response.text, response.fields["connection"]) == (408, "Too slow.", "close")
     assert client.ended
-    assert client.handler.awaits == LINGER
+    assert client.handler.waits_for == LINGER
 
 
 def test_a_connection_that_its_client_wants_to_close_ends_at_once():
     client = Client()
     client.send(message("GET /", "Connection: close"))
     assert client.ended
-    assert client.handler.awaits != LINGER
+    assert client.handler.waits_for != LINGER
 
 
 @pytest.mark.parametrize("rest", [b"", NEXT], ids=["a request", "two requests"])
@@ -281,7 +281,7 @@ def test_a_server_that_stops_closes_each_connection_with_its_response(rest):
     (response,) = parsed(client.send(b"\n" + rest))
     assert response.fields["connection"] == "close"
     assert client.ended
-    assert client.handler.awaits == LINGER
+    assert client.handler.waits_for == LINGER
 
 
 def test_100_continue_is_sent_only_to_a_client_that_waits_for_it():

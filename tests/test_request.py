@@ -498,7 +498,7 @@ def test_the_framing_of_any_data_is_within_the_limits(unit):
         while not reader.send(unit * 10):
             count += 10
     around, data = len(unit) - unit.count(b"x"), unit.count(b"x")
-    granted = count * (webserver_influx.CHUNK_GRANT_BYTES + 2 * data) + webserver_influx.CHUNK_EXCESS_BYTES
+    granted = count * (webserver_influx.CHUNK_FRAMING_BYTES + 2 * data) + webserver_influx.CHUNK_EXCESS_BYTES
     assert 0 < count * around <= granted
     assert count * data <= MIB
 
