@@ -1292,9 +1292,8 @@ class Outbox:
         """Move points from the table `requests` to the table `rejected`."""
         insert = "INSERT INTO rejected SELECT time, requests_number, ?, serial FROM requests WHERE serial = ?"
         with self.transaction():
-            for point in points:
-                self.execute(insert, reason, point.serial)
-                self.execute("DELETE FROM requests WHERE serial = ?", point.serial)
+            self.database.executemany(insert, [(reason, point.serial) for point in points])
+            self.database.executemany("DELETE FROM requests WHERE serial = ?", [(point.serial,) for point in points])
 
     def requeue_rejected(self) -> None:
         """Let rejected points wait again: the cause may be gone; if not, they are rejected again."""
