@@ -10,6 +10,7 @@ from typing import NamedTuple
 from daemons import PATIENCE_S, received
 
 JSON_TYPE = "Content-Type: application/json"
+WRONG_TYPE = 'Please, ensure the content type of your request is "application/json".'
 PROMPT_S = 5  # longest wait, on a busy machine, for a response that comes at once; shorter than the program's time-outs
 
 

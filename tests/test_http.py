@@ -20,6 +20,7 @@ from messages import (
     CHUNKED_POST,
     JSON_TYPE,
     PROMPT_S,
+    WRONG_TYPE,
     exchange,
     is_readable,
     message,
@@ -78,8 +79,6 @@ CHUNKED_BAD_SAMPLE = (
     "a byte more than a mebibyte in two",
     "trailers without an end",
 )
-
-WRONG_TYPE = 'Please, ensure the content type of your request is "application/json".'
 
 
 @pytest.fixture(scope="module")
