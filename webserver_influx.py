@@ -1347,7 +1347,7 @@ def parse_dsn(dsn: str) -> Destination:
     if not dsn:
         raise ValueError("it is empty")
     if parts.scheme not in DSN_SCHEMES:
-        raise ValueError(f"write {meant_dsn(dsn)}")
+        raise ValueError("it does not begin with influxdb:// or https+influxdb://")
     if not host:
         raise ValueError("it names no host")
     if "?" in dsn or "#" in dsn or " " in dsn or not dsn.isprintable():
@@ -1364,20 +1364,6 @@ def parse_dsn(dsn: str) -> Destination:
         username, password = unquote(parts.username), unquote(parts.password or "")
     tls = parts.scheme == DSN_SCHEMES[True]
     return Destination(host, port or 8086, username, password, unquote(database) or DATABASE, tls, path)
-
-
-def meant_dsn(dsn: str) -> str:
-    """Return what a DSN with an unknown scheme, or none, was probably meant to be, without user and password."""
-    scheme, _, rest = dsn.rpartition("://")
-    _, at, address = rest.rpartition("@")
-    meant = DSN_SCHEMES[scheme == "https"]
-    try:
-        parse_dsn(f"{meant}://{address}")
-    except ValueError:
-        address = ""
-    if ":" not in dsn or not address:  # a single word may be anything, such as a password
-        address = "host:8086"
-    return f"{meant}://{'user:password@' if at else ''}{address}"
 
 
 class UnavailableError(Exception):
@@ -1911,18 +1897,6 @@ def start_thread(thread: threading.Thread) -> None:
 SEND = "send"  # a connection waits for its client to receive responses; its handler's `waits_for` has the other waits
 
 
-def timeouts() -> dict[str, float]:
-    """Return the time-out (s) of each wait of a connection; the client is not to blame for waiting for a turn."""
-    return {
-        REQUEST: IDLE_SECONDS,
-        HEAD: HEAD_SECONDS,
-        BODY: BODY_SECONDS,
-        TURN: inf,
-        SEND: SEND_SECONDS,
-        LINGER: LINGER_SECONDS,
-    }
-
-
 class Connection:
     """A client's socket, and the handler that answers its requests.
 
@@ -1931,22 +1905,14 @@ class Connection:
     turn.
     """
 
-    __slots__ = (
-        "deadline",  # of the present wait, in monotonic seconds
-        "descriptor",
-        "event",  # READ or WRITE, for which poll() watches the socket; 0 if it does not, as before a turn
-        "handler",
-        "life",
-        "sock",
-        "step",
-        "thread",
-    )
+    __slots__ = ("deadline", "descriptor", "event", "handler", "life", "sock", "step", "thread")
 
     def __init__(self, sock: socket.socket, client_address: tuple[Any, ...], thread: "ServingThread") -> None:
         sock.setblocking(False)
         self.sock, self.descriptor, self.thread = sock, sock.fileno(), thread
         self.handler = thread.server.handler_class(client_address, thread.server, thread.count_request)
-        self.event, self.deadline = 0, thread.deadline(REQUEST)
+        self.event = 0  # READ or WRITE, for which poll() watches the socket; 0 if it does not, as before a turn
+        self.deadline = thread.deadline(REQUEST)  # of the present wait, in monotonic seconds
         self.life = self.live()
         self.step = self.life.__next__
 
@@ -2078,7 +2044,9 @@ class ServingThread(threading.Thread):
         """`number` is the index of this thread in server.loads."""
         super().__init__(name=f"server {number}", daemon=True)
         self.server, self.number, self.cell = server, number, cell
-        self.poll, self.timeouts = Poll(), timeouts()
+        self.poll = Poll()
+        self.timeouts = {REQUEST: IDLE_SECONDS, HEAD: HEAD_SECONDS, BODY: BODY_SECONDS, TURN: inf}
+        self.timeouts.update({SEND: SEND_SECONDS, LINGER: LINGER_SECONDS})
         self.connections: dict[int, Connection] = {}  # by descriptor
         self.steps: dict[int, Callable[[], Any]] = {}  # what to call when a descriptor is ready
         self.uncounted = 0  # requests that are not yet in the cell
@@ -2300,18 +2268,18 @@ class SumServer(ThreadingHTTPServer):
         self,
         listener: socket.socket,
         cells: list[Cell],
-        write_log: Optional[Callable[[bytes], object]] = None,
+        has_access_log: bool = False,
         loads: Optional[memoryview] = None,
         first: int = 0,
     ) -> None:
-        """`listener` comes from listen(); write_log() gets the lines of the access log, if there is one.
+        """`listener` comes from listen(); the access log goes to standard error.
 
         `loads` has an entry for each serving thread of all processes; this server's start at index `first`.
         """
         super().__init__(listener.getsockname(), self.handler_class, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.write_log = write_log
+        self.write_log = sys.stderr.buffer.write if has_access_log else None
         self.stopping, self.grace_end = False, inf
         self.response_starts: dict[int, str] = {}
         self.renew_date()
@@ -2481,7 +2449,7 @@ class Workers:
         self.source = self.read_program()
         self.loads = counter.column(Counter.LOAD, options.workers * options.threads)
         self.connections = counter.column(Counter.CONNECTIONS, options.workers * options.threads)
-        self.server = SumServer(listener, counter.cells, access_log(options), self.loads)
+        self.server = SumServer(listener, counter.cells, options.access_log, self.loads)
         self.lock = threading.Lock()  # held while a process is started; once stop() has had it, none is started
         self.statuses: SimpleQueue[tuple[int, str]] = SimpleQueue()  # number and start_process() of each first process
         self.others = [Worker(number, self) for number in range(2, options.workers + 1)]
@@ -2574,7 +2542,7 @@ def work(
             if not os.path.samestat(os.fstat(counter.file), opened):
                 raise StartError(f"{path} is not the file in which this server counts")
             loads = counter.column(Counter.LOAD, options.workers * options.threads)
-            server = SumServer(listener, counter.cells, access_log(options), loads, first)
+            server = SumServer(listener, counter.cells, options.access_log, loads, first)
             server.start()
         except (StartError, OSError, MemoryError) as error:
             why_not = reason_of(error)
@@ -2943,12 +2911,6 @@ class Watch(threading.Thread):
         if self.is_live:
             show_live_line("")
 
-    def log_summary(self) -> None:
-        """Log the summary."""
-        with contextlib.suppress(Exception):
-            for line in self.meter.summary(cpu_limit(), os.cpu_count() or 1, self.processes):
-                log.info("%s", line)
-
 
 # ----------------------------------------------------------------------------------------- Command line
 
@@ -3245,11 +3207,6 @@ def announce(listener: socket.socket, options: Options, state: str) -> None:
     )
 
 
-def access_log(options: Options) -> Optional[Callable[[bytes], object]]:
-    """Return the function that writes a line of the access log; None without --access-log."""
-    return sys.stderr.buffer.write if options.access_log else None
-
-
 def run(options: Options, stop_asked: threading.Event) -> None:
     """Serve until stop_asked is set. Raises StartError, OSError."""
     prepare_process()
@@ -3259,7 +3216,7 @@ def run(options: Options, stop_asked: threading.Event) -> None:
         service: Any = (
             Workers(listener, counter, options, stop_asked)
             if options.workers > 1
-            else SumServer(listener, counter.cells, access_log(options))
+            else SumServer(listener, counter.cells, options.access_log)
         )
         courier = Courier(outbox, InfluxDB(options.destination, options.tags), options.interval, options.quiet)
         watch = Watch(counter, options.workers * options.threads, courier, has_live_line(options.quiet))
@@ -3281,7 +3238,8 @@ def run(options: Options, stop_asked: threading.Event) -> None:
             reporter.stop(end)
             this = threading.get_ident()
             log.addFilter(lambda record: record.thread == this)  # other threads log nothing after the summary
-            watch.log_summary()
+            for line in watch.meter.summary(cpu_limit(), os.cpu_count() or 1, options.workers * options.threads):
+                log.info("%s", line)
 
 
 def main(argv: Optional[list[str]] = None) -> int:
