@@ -1500,8 +1500,8 @@ class InfluxDB:
         if (status == 200 and errors == []) if is_query else status == 204:
             return
         message = errors[0] if errors else ""
-        text = content.decode(errors="replace")
-        title = re.search("(?is)<title[^>]*>(.*?)</title", text)  # of HTML, only the title says something
+        text = content[:4096].decode(errors="replace")  # in 1 MiB of "<title>", the search would take an hour
+        title = re.search("(?is)<title[^>]*>(.*?)</title", text)
         target = one_line(response.headers.get("Location", ""))
         words = message or one_line(title[1] if title else text)
         parts = filter(None, (one_line(response.reason), words, target and f"see {target}"))
@@ -1588,8 +1588,7 @@ def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox)
 class Courier(threading.Thread):
     """The daemon thread that delivers the points in the outbox, and logs each interval and what became of its point.
 
-    InfluxDB, a proxy or a name server may block it without limit: only the end of the program waits for it, and that
-    has a deadline.
+    InfluxDB, a proxy or a name server may block it: nothing waits for it but the end of the program, until a deadline.
     """
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 60 kB
@@ -1679,9 +1678,8 @@ class Courier(threading.Thread):
     def send(self, points: list[Point]) -> None:
         """Send points, and move those at fault to the table `rejected`. Raises as write() does.
 
-        A point is at fault if InfluxDB refuses it alone, but both before and after that takes a witness: a point that
-        was recorded later. If it refuses the witness, too, it takes no points now (its disk is full, a proxy is in the
-        way), and all points wait.
+        A point is at fault if InfluxDB refuses it alone, but takes a witness before and after it: a point that was
+        recorded later. If it refuses the witness, too, the fault is no point's (its disk may be full), and all wait.
         """
         try:
             self.write(points)
@@ -1787,9 +1785,8 @@ class Reporter(threading.Thread):
                 self.file_problems.warn(problem)
             else:
                 self.file_problems.well()
-            now = time_ns()
-            self.log_clock_step(now / 1e9 - monotonic())
-            point = self.outbox.record(now)
+            self.log_clock_step()
+            point = self.outbox.record(time_ns())
             if self.failures.well():
                 log.info("Points are recorded again")
             began, self.began = self.began, monotonic()
@@ -1799,8 +1796,9 @@ class Reporter(threading.Thread):
                 log_failure(self.failures, "No point can be recorded", error, self.outbox)
         return None
 
-    def log_clock_step(self, offset: float) -> None:
-        """Log a step of the system's clock; offset (s) is the new value of clock_offset."""
+    def log_clock_step(self) -> None:
+        """Log a step of the system's clock since the last call."""
+        offset = time_ns() / 1e9 - monotonic()
         step, self.clock_offset = offset - self.clock_offset, offset
         if abs(step) > max(self.interval, self.CLOCK_STEP_SECONDS):
             forward = f"went forward by {step:.0f} s: it was set, or the machine was asleep"

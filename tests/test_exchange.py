@@ -135,6 +135,10 @@ ANSWERS = {
         http("407 Proxy Authentication Required"),
         "407 Proxy Authentication Required",
     ),
+    "a page of titles that do not end": (  # to look for the end of each would take an hour, in which no thread runs
+        http("502 Bad Gateway", "<title>" * 140_000),
+        "502 Bad Gateway: <title><title>",
+    ),
     "404 in HTML": (http("404 Not Found", "<h1>404</h1>\n\nnginx"), "404 Not Found: <h1>404</h1> nginx"),
     "404 of another program": (http("404 Not Found", "404 page not found\n"), "404 Not Found: 404 page not found"),
     "too many": (http("429 Too Many Requests"), "429 Too Many Requests"),
