@@ -98,7 +98,9 @@ CONVERSATIONS = {
     "a POST of no JSON": (post(b"{"), [400], True),
     "a large POST of no JSON": (post(b"[" * 2 * LIGHT_BYTES), [400], True),
     "a POST of another type": (message("POST /", body=b"{}"), [400], True),
-    "a large POST of another type": (message("POST /", body=b" " * 2 * LIGHT_BYTES), [400], True),
+    "a large POST of another type": (
+        message("POST /", "Content-Type: text/plain", body=b" " * 2 * LIGHT_BYTES), [400], True
+    ),
     "another method with a body": (message("PUT /", body=NEXT), [405], True),
     "an unknown method": (message("get /", body=NEXT), [501], True),
     "another method with chunks": (
