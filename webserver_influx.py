@@ -88,40 +88,21 @@ LINGER_SECONDS = 5.0  # after the last response, time in which more input is dis
 
 LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 ms of work); larger input takes turns
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
-TURN_BYTES = 16 * 1024  # most bytes received in a turn: a few milliseconds of work
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
-GC_THRESHOLD = 100_000  # new objects between collections; with 700, 1 MiB of brackets takes 150 ms to decode, not 30
 CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most for a thread; select() takes 512
-BACKLOG = 4096  # connections that the kernel holds until they are accepted; Linux's own upper limit since 5.4
 PAUSE_SECONDS = 0.1  # delay before a failed action is tried again; also the wait for a thread or process to end
-BURST_CONNECTIONS = 64  # most connections accepted in this second that a thread's load includes once they are closed
 
-REPEAT_SECONDS = 0.3  # a second signal within this time is a duplicate: `timeout` and wrappers send each twice
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
-BACKLOG_SECONDS = 0.5  # at shutdown, time for accepting the connections in the backlog
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
 LOCK_SECONDS = 3.0  # at startup, wait for a killed server's workers to release the locks of their cells
-STOP_LINGER_SECONDS = 0.2  # at shutdown, in place of LINGER_SECONDS
+
 CONNECT_SECONDS = 5.0  # time-out for connecting to each address of InfluxDB
 RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB itself gives up a write after 10 s
 CONTENT_SECONDS = 60.0  # time-out for the whole content of its response
 CONTENT_BYTES = 1024 * 1024  # most content read from a response; one that quotes a batch has 100 kB
 CELLS = 255  # in the counter file: one for each serving thread of every worker
-WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker to serve, plus 1 s for each that is starting
-RESPAWN_SECONDS = 1.0  # delay before a dead worker is replaced; it doubles after each try
-RESPAWN_LONGEST_SECONDS = 60.0  # longest such delay; a worker that has served this long resets it
-
-LOOK_SECONDS = 0.1  # wait from the start of a second, when the threads publish their CPU time, to the sampling
-CHART_SECONDS = 200  # longest chart in the live line
-BEST_SECONDS = 10  # longest time under load that the summary describes
-BLOCKS = "▁▂▃▄▅▆▇█"
 SHORT_SECONDS = 0.5  # a shorter sample, as at the end, gives no rate
-FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs: from the first on the server used them fully, below the second not
-IDLE_SHARE = 0.05  # of the machine's CPUs: if less was idle, all of them were busy
-VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
-
 OUTPUT_BYTES = 8 * 1024 * 1024  # most bytes buffered for standard output or error: a second of a busy access log
-OUTPUT_SECONDS = 1.0  # at the end, time for writing them
 
 # -------------------------------------------------------------------------------------- Errors and text
 
@@ -1808,6 +1789,9 @@ class Reporter(threading.Thread):
 # ================================================================================= Part III: the program
 # ---------------------------------------------------------------------------------------------- Sockets
 
+BACKLOG = 4096  # connections that the kernel holds until they are accepted; Linux's own upper limit since 5.4
+GC_THRESHOLD = 100_000  # new objects between collections; with 700, 1 MiB of brackets takes 150 ms to decode, not 30
+
 
 class SelectorPoll:
     """Adapts `selectors` to the interface of `select.epoll`: kqueue() on macOS, select() on Windows."""
@@ -1891,6 +1875,11 @@ def start_thread(thread: threading.Thread) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- Server
+
+TURN_BYTES = 16 * 1024  # most bytes received in a turn: a few milliseconds of work
+BURST_CONNECTIONS = 64  # most connections accepted in this second that a thread's load includes once they are closed
+BACKLOG_SECONDS = 0.5  # at shutdown, time for accepting the connections in the backlog
+STOP_LINGER_SECONDS = 0.2  # at shutdown, in place of LINGER_SECONDS
 
 SEND = "send"  # a connection waits for its client to receive responses; its handler's `waits_for` has the other waits
 
@@ -2372,6 +2361,10 @@ def read_text(path: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- Workers
 
+WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker to serve, plus 1 s for each that is starting
+RESPAWN_SECONDS = 1.0  # delay before a dead worker is replaced; it doubles after each try
+RESPAWN_LONGEST_SECONDS = 60.0  # longest such delay; a worker that has served this long resets it
+
 
 class Worker(threading.Thread):
     """A thread that keeps one worker process running: it starts one, waits for its end, pauses, starts the next."""
@@ -2555,6 +2548,8 @@ def work(
 
 
 # ------------------------------------------------------------------------------------- Terminal and log
+
+OUTPUT_SECONDS = 1.0  # at the end, time for writing what is buffered
 
 
 class Output(BufferedIOBase):
@@ -2754,6 +2749,14 @@ def configure_logging(verbose: bool) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ Meter
+
+LOOK_SECONDS = 0.1  # wait from the start of a second, when the threads publish their CPU time, to the sampling
+CHART_SECONDS = 200  # longest chart in the live line
+BEST_SECONDS = 10  # longest time under load that the summary describes
+BLOCKS = "▁▂▃▄▅▆▇█"
+FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs: from the first on the server used them fully, below the second not
+IDLE_SHARE = 0.05  # of the machine's CPUs: if less was idle, all of them were busy
+VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
 
 
 class Load(NamedTuple):
@@ -3109,6 +3112,8 @@ def read_variable(action: Any, text: str) -> Any:
 
 
 # -------------------------------------------------------------------------------- Signals, run and main
+
+REPEAT_SECONDS = 0.3  # a second signal within this time is a duplicate: `timeout` and wrappers send each twice
 
 # Ctrl-C; kill and systemd; the end of the terminal; Ctrl-Break on Windows
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
