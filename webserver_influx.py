@@ -4,13 +4,13 @@
 # ///
 """An HTTP server that sums numbers, counts its requests, and reports to InfluxDB how many it received each minute.
 
-Two flows of data run through this file, which follows them in this order:
+The file follows two flows of data, in this order:
 
     bytes   -> Head -> body -> numbers -> sum -> response -> bytes   (Part I, a request)
     request -> Counter -> point -> Outbox -> InfluxDB                (Part II, a count)
 
-They meet only in `counter.increment()`. Part I uses no sockets, clocks, threads or InfluxDB; Part II uses no HTTP
-requests; Part III combines both into a program.
+They meet only in `counter.increment()`. Part I uses no sockets, clocks, threads or InfluxDB; Part II never sees a
+request; Part III combines both into a program.
 
 Every request with a valid head is counted exactly once, before its response is sent. No kill or restart of the server
 and no outage of InfluxDB loses or duplicates a count. A power failure may lose the requests counted since the last
@@ -242,8 +242,8 @@ class RequestError(Exception):
         self.status = status
 
 
-# The end of a response's head, by whether the connection persists (RFC 9112 §9.3, §9.6), as in HTTP/1.1 by default
-KEEP_ALIVE = "\r\n\r\n"
+# The end of a response's head, which says whether the connection persists (RFC 9112 §9.3, §9.6)
+KEEP_ALIVE = "\r\n\r\n"  # the default in HTTP/1.1
 KEEP_ALIVE_1_0 = "\r\nConnection: keep-alive\r\n\r\n"
 CLOSE = "\r\nConnection: close\r\n\r\n"
 
@@ -263,13 +263,12 @@ Fields = tuple[str, int, bytes, DataType]
 
 Head = tuple[str, bytes, Fields, bytes]  # method, query, fields, and the bytes after the head
 
-
 CACHE_ENTRIES = 512  # in each of three caches, which take 12 MiB at worst
 CACHE_KEY_BYTES = 4 * 1024  # longest key: the size of a large cookie
 
 
 class Cache(dict[bytes, Any]):
-    """Remembers what `parse` makes of bytes that clients repeat in every request. It must depend on these alone."""
+    """Remembers what `parse` returns for bytes that clients repeat in every request; it depends on them alone."""
 
     __slots__ = ("parse",)
 
@@ -283,6 +282,7 @@ class Cache(dict[bytes, Any]):
         return value
 
     def keep(self, key: bytes, value: Any) -> None:
+        """Store a value, unless its key is long; empty a full cache first."""
         if len(key) <= CACHE_KEY_BYTES:
             if len(self) >= CACHE_ENTRIES:
                 self.clear()
