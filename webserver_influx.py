@@ -541,21 +541,13 @@ def query_values(query: bytes) -> list[Any]:
     return values
 
 
-NUMERIC_TYPES = (float, str)
-
-
-def numeric_values(members: list[tuple[str, Any]]) -> tuple[Any, ...]:
-    """Return the values of a JSON object that are numbers or strings; a repeated name counts each time."""
-    return tuple([value for _, value in members if type(value) in NUMERIC_TYPES])
-
-
 def reject_constant(name: str) -> NoReturn:
     """Reject NaN and the infinities, which Python's json accepts but JSON does not have (RFC 8259 §6)."""
     raise ValueError(f"{name} is no JSON value")
 
 
-# Reads an object as a tuple, an array as a list, and every number as a float: int() takes quadratic time.
-JSON_DECODER = json.JSONDecoder(object_pairs_hook=numeric_values, parse_int=float, parse_constant=reject_constant)
+# Reads an object as a tuple of its members, an array as a list, and a number as a float: int() takes quadratic time.
+JSON_DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=float, parse_constant=reject_constant)
 JSON_SPACE = " \t\r\n"
 BYTE_ORDER_MARK = "\ufeff".encode()
 
@@ -588,22 +580,30 @@ def json_nesting(body: bytes) -> int:
     return max(accumulate(map(DEPTH_CHANGE.__getitem__, outside_strings.translate(None, NOT_BRACKETS))), default=0)
 
 
-def json_object(text: str) -> tuple[Any, ...]:
-    """Return the numbers and strings among the values of a JSON object (RFC 8259). Raises RequestError."""
+def json_object(text: str) -> tuple[tuple[str, Any], ...]:
+    """Return the members of a JSON object; a repeated name counts each time (RFC 8259 §4). Raises RequestError."""
     try:
-        values, end = JSON_DECODER.raw_decode(text, len(text) - len(text.lstrip(JSON_SPACE)))
+        members, end = JSON_DECODER.raw_decode(text, len(text) - len(text.lstrip(JSON_SPACE)))
     except ValueError as error:
         raise RequestError(400, f"The body is not JSON: {error}.") from None
     if end < len(text):
         raise RequestError(400, f"The body is not JSON: unexpected data after the value (char {end}).")
-    if type(values) is not tuple:
+    if type(members) is not tuple:
         raise RequestError(400, "The JSON text is not an object.")
-    return values
+    return members
 
 
-def json_values(body: bytes) -> tuple[Any, ...]:
+NUMERIC_TYPES = (float, str)
+
+
+def numeric_values(members: Iterable[tuple[str, Any]]) -> list[Any]:
+    """Return the values that are numbers or strings."""
+    return [value for _, value in members if type(value) in NUMERIC_TYPES]
+
+
+def json_values(body: bytes) -> list[Any]:
     """Return the numbers and strings among the values of the JSON object in a body. Raises RequestError."""
-    return json_object(json_text(body))
+    return numeric_values(json_object(json_text(body)))
 
 
 def sum_text(values: Sequence[Any]) -> str:
@@ -629,11 +629,11 @@ def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
     yield b""
     text = json_text(body)
     yield b""
-    values = json_object(text)
+    members = json_object(text)
     found: list[float] = []
-    for start in range(0, len(values), TURN_VALUES):
+    for start in range(0, len(members), TURN_VALUES):
         yield b""
-        found += numbers(values[start : start + TURN_VALUES])
+        found += numbers(numeric_values(members[start : start + TURN_VALUES]))
     yield b""
     return sum_text(found)
 
