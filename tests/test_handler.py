@@ -204,6 +204,15 @@ def test_the_first_responses_of_a_batch_are_sent_once_though_the_last_request_is
     assert cut_off.status == 400
 
 
+def test_the_access_log_has_the_request_line_without_an_empty_line_before_it():
+    client = Client()
+    client.send(message("GET /") + b"\r\n" + message("HEAD /?a=3"))
+    assert client.logged == [
+        b'192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "GET / HTTP/1.1" 200 6\n',
+        b'192.0.2.1 - - [24/Nov/2026:10:00:00 +0000] "HEAD /?a=3 HTTP/1.1" 200 0\n',
+    ]
+
+
 def test_it_says_what_it_waits_for():
     client = Client()
     asked = post(b'{"a": 3}')
