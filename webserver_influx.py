@@ -1793,16 +1793,11 @@ BACKLOG = 4096  # connections that the kernel holds until they are accepted; Lin
 GC_THRESHOLD = 100_000  # new objects between collections; with 700, 1 MiB of brackets takes 150 ms to decode, not 30
 
 
-class SelectorPoll:
-    """Adapts `selectors` to the interface of `select.epoll`: kqueue() on macOS, select() on Windows."""
-
-    def __init__(self) -> None:
-        selector = self.selector = selectors.DefaultSelector()
-        self.register, self.modify, self.unregister = selector.register, selector.modify, selector.unregister
-        self.close = selector.close
+class SelectorPoll(selectors.DefaultSelector):
+    """A selector with the interface of `select.epoll`: kqueue() on macOS, select() on Windows."""
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
-        return [(key.fd, events) for key, events in self.selector.select(timeout)]
+        return [(key.fd, events) for key, events in self.select(timeout)]
 
 
 # `selectors` looks up a key object for each event, which costs half a microsecond; epoll does not.
@@ -2141,7 +2136,11 @@ class ServingThread(threading.Thread):
         if self.now >= self.next_second:
             self.each_second()
         if self.now >= self.listen_again_at:
-            self.listen()
+            try:
+                self.poll.register(self.listening, READ)
+                self.listen_again_at = inf
+            except OSError as error:
+                self.wait_for_room(error)
         self.next_check = min(self.next_second, self.listen_again_at)
 
     def each_second(self) -> None:
@@ -2195,14 +2194,6 @@ class ServingThread(threading.Thread):
                 self.pause_accepting(self.ACCEPT_PAUSE_SECONDS)
                 return True
         return True
-
-    def listen(self) -> None:
-        """Have poll() watch the listening socket; if that fails, try again soon."""
-        try:
-            self.poll.register(self.listening, READ)
-            self.listen_again_at = inf
-        except OSError as error:
-            self.wait_for_room(error)
 
     def wait_for_room(self, error: OSError) -> None:
         """Pause accepting after an error of the system; log it once while it lasts."""
@@ -2308,12 +2299,7 @@ def serving_threads(processes: int) -> int:
     """Return the number of serving threads per process: one, unless this Python runs without the GIL."""
     if "t" not in getattr(sys, "abiflags", ""):  # "t" marks a free-threaded build (PEP 703)
         return 1
-    return max(1, min(cpu_count(), CELLS) // processes)
-
-
-def cpu_count() -> int:
-    """Return how many CPUs this process may use, rounded up."""
-    return ceil(cpu_limit())
+    return max(1, min(ceil(cpu_limit()), CELLS) // processes)
 
 
 def cpu_limit() -> float:
@@ -2693,12 +2679,10 @@ def columns(text: str) -> int:
 
 def blocks_for(stream: Any) -> str:
     """Return BLOCKS if both the stream's and the locale's encoding have them, else ""; they may differ (PEP 540)."""
-    encodings = [stream.encoding]
-    if sys.platform != "win32":
-        encodings.append(locale.nl_langinfo(locale.CODESET))
     try:
-        for encoding in encodings:
-            BLOCKS.encode(encoding)
+        BLOCKS.encode(stream.encoding)
+        if sys.platform != "win32":
+            BLOCKS.encode(locale.nl_langinfo(locale.CODESET))
     except UnicodeEncodeError:
         return ""
     return BLOCKS
@@ -2930,7 +2914,7 @@ class Options(NamedTuple):
     quiet: bool = False
     verbose: bool = False
     threads: int = 1  # serving threads per process; fixed, because it determines which process owns which cell
-    misspelt: list[str] = []  # warnings: variables in the environment that resemble one of the program's
+    unknown: list[str] = []  # variables in the environment
 
 
 EXAMPLES = f"""\
@@ -2941,9 +2925,7 @@ tags as {ENV_PREFIX}TAG=host=a,rack=b. The command line wins.
 examples:
   python webserver_influx.py
       serve on port 8008, send statistics to the InfluxDB on this machine
-  curl -G -d a=3 -d b=3 http://localhost:8008
-      Sum: 6.0
-  curl -H 'Content-Type: application/json' -d '{{"a": 3, "b": 3}}' http://localhost:8008
+  curl 'http://localhost:8008/?a=3&b=3'
       Sum: 6.0
   python webserver_influx.py --influx influxdb://math_server:math_server1@db.example.org:8086/math_server
       send them to the InfluxDB of another machine
@@ -2987,7 +2969,7 @@ def file_name(text: str) -> str:
 
 def worker_count(text: str) -> int:
     if text == "auto":
-        return min(cpu_count(), CELLS)
+        return min(ceil(cpu_limit()), CELLS)
     return whole_number(text, 1, CELLS, ", or auto")
 
 
@@ -3006,23 +2988,12 @@ def flag(text: str) -> bool:
     return text.lower() in ("1", "yes", "true", "on")
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """Return the known word that is most like a mistyped one; "" if none is."""
-    import difflib  # imported only when needed
-
-    return "".join(difflib.get_close_matches(word, known, n=1))
-
-
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that hides passwords in usage errors, and suggests the right name for a mistyped option."""
+    """An ArgumentParser that hides passwords in usage errors."""
 
     def error(self, message: str) -> NoReturn:
         is_own = message.startswith(("argument --influx: ", f"{DSN_VARIABLE}: "))  # these contain no password
-        hidden = message if is_own else re.sub(r"(?s)influxdb://.*", "influxdb://…", message)
-        if mistyped := re.match(r"unrecognized arguments: (-[\w-]+)", message):
-            meant = near(mistyped[1], re.findall(r"--[a-z-]+", self.format_usage()))
-            hidden += f"; did you mean {meant}?" if meant else ""
-        super().error(hidden)
+        super().error(message if is_own else re.sub(r"(?s)influxdb://.*", "influxdb://…", message))
 
 
 def parse_arguments(argv: Optional[list[str]]) -> Options:
@@ -3064,19 +3035,19 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     unset = dict.fromkeys(action.dest for action in actions)  # None, which is no option's value
     given = vars(parser.parse_args(argv, argparse.Namespace(**unset)))
     tag_source = "argument --tag" if given["tags"] else f"{ENV_PREFIX}TAG"
-    misspelt = read_environment(parser, actions, given)
+    unknown = read_environment(parser, actions, given)
     tags = dict(given["tags"])
     if len(tags) < len(given["tags"]):
         keys = [key for key, _ in given["tags"]]
         parser.error(f"{tag_source}: the key {max(keys, key=keys.count)!r} is given twice")
-    return Options(**{**given, "tags": tags}, threads=serving_threads(given["workers"]), misspelt=misspelt)
+    return Options(**{**given, "tags": tags}, threads=serving_threads(given["workers"]), unknown=unknown)
 
 
 def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) -> list[str]:
     """Complete `given` from the environment, then from the defaults; exit with 2 on a bad value.
 
-    Return a warning for each unknown variable that resembles one of the program's. Empty variables are ignored, because
-    Compose sets unset ones to "", and addresses, because Kubernetes sets them for a service called webserver-influx.
+    Return the unknown variables, but those that Kubernetes sets for a service called webserver-influx: addresses, and
+    names with SERVICE or PORT in the middle. Empty ones are ignored, because Compose sets unset variables to "".
     """
     found = {name: text.strip() for name, text in os.environ.items() if name.startswith(ENV_PREFIX)}
     found = {name: text for name, text in found.items() if text and not re.match("(?:tcp|udp|sctp)://", text)}
@@ -3090,13 +3061,7 @@ def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) 
                 given[action.dest] = read_variable(action, found[name]) if name in found else action.default
             except argparse.ArgumentTypeError as error:
                 parser.error(f"{name}: {error}")
-    known = [name.removeprefix(ENV_PREFIX) for name in names]
-    meant = {name: near(name.removeprefix(ENV_PREFIX), known) for name in sorted(found.keys() - set(names))}
-    return [
-        f"Ignoring unknown environment variable {name}; did you mean {ENV_PREFIX}{word}?"
-        for name, word in meant.items()
-        if word
-    ]
+    return [name for name in sorted(found.keys() - set(names)) if not re.search("_(SERVICE|PORT)_", name)]
 
 
 def read_variable(action: Any, text: str) -> Any:
@@ -3200,7 +3165,7 @@ def announce(listener: socket.socket, options: Options, state: str) -> None:
     where, others = uri_host(host.replace("%", "%25")), ""  # RFC 6874 §2: "%25" precedes a zone
     if host in ("::", "0.0.0.0"):
         where, others = "localhost", " and all other addresses" if host == "::" else " and all other addresses of IPv4"
-    cpus = cpu_count()
+    cpus = ceil(cpu_limit())
     more = "; --workers auto uses all" if options.workers * options.threads < cpus else ""
     print(
         f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
@@ -3259,8 +3224,8 @@ def run_to_end(argv: Optional[list[str]]) -> int:
     """Do what main() does, with standard output and error written in the background."""
     options = parse_arguments(argv)
     configure_logging(options.verbose)
-    for warning in options.misspelt:
-        log.warning("%s", warning)
+    for name in options.unknown:
+        log.warning("Ignoring unknown environment variable %s", name)
     try:
         run(options, catch_signals())
         return 0

@@ -77,9 +77,7 @@ tags as WEBSERVER_INFLUX_TAG=host=a,rack=b. The command line wins.
 examples:
   python webserver_influx.py
       serve on port 8008, send statistics to the InfluxDB on this machine
-  curl -G -d a=3 -d b=3 http://localhost:8008
-      Sum: 6.0
-  curl -H 'Content-Type: application/json' -d '{"a": 3, "b": 3}' http://localhost:8008
+  curl 'http://localhost:8008/?a=3&b=3'
       Sum: 6.0
   python webserver_influx.py --influx influxdb://math_server:math_server1@db.example.org:8086/math_server
       send them to the InfluxDB of another machine
@@ -349,16 +347,13 @@ def test_the_program_obeys_its_environment(server, tmp_path):
             "WEBSERVER_INFLUX_ACCESS_LOG": "1",
             "WEBSERVER_INFLUX_PORT": "http",  # whose --port is given
             "WEBSERVER_INFLUX_WORKER": "2",
-            "WEBSERVER_INFLUX_NOTHING_LIKE_IT": "3",
         }
     )
     web.get()
     assert web.stop() == 0
     assert state.exists()
     assert ' "GET / HTTP/1.1" 200 ' in web.stderr_text()
-    told = "Ignoring unknown environment variable WEBSERVER_INFLUX_WORKER; did you mean WEBSERVER_INFLUX_WORKERS?"
-    assert f" WARNING {told}\n" in web.stderr_text()
-    assert "NOTHING_LIKE_IT" not in web.stderr_text()
+    assert " WARNING Ignoring unknown environment variable WEBSERVER_INFLUX_WORKER\n" in web.stderr_text()
 
 
 # What Kubernetes gives each container for services called webserver-influx and webserver-influx-2.
@@ -381,7 +376,7 @@ def test_what_kubernetes_puts_into_the_environment_is_not_meant_for_the_program(
     for name, text in SERVICE_LINKS.items():
         environment(name, text)
     options = parse_arguments([])
-    assert (options.port, options.misspelt) == (8008, [])
+    assert (options.port, options.unknown) == (8008, [])
     environment("WEBSERVER_INFLUX_PORT", "8009")  # as the manifest of a container does it
     assert parse_arguments([]).port == 8009
 
@@ -598,10 +593,10 @@ def test_workers_auto_is_one_for_each_cpu(server):
         (["--workers", "0"], "argument --workers: '0' is not a number from 1 to 255, or auto"),
         (["--workers", "256"], "argument --workers: "),
         (["--workers", "many"], "argument --workers: "),
-        (["--prot", "80"], "unrecognized arguments: --prot 80; did you mean --port?"),
-        (["-port", "80"], "unrecognized arguments: -port 80; did you mean --port?"),
-        (["--access_log"], "unrecognized arguments: --access_log; did you mean --access-log?"),
-        (["--inflx", "influxdb://h"], "unrecognized arguments: --inflx influxdb://…; did you mean --influx?"),
+        (["--prot", "80"], "unrecognized arguments: --prot 80"),
+        (["-port", "80"], "unrecognized arguments: -port 80"),
+        (["--access_log"], "unrecognized arguments: --access_log"),
+        (["--inflx", "influxdb://h"], "unrecognized arguments: --inflx influxdb://…"),
         (["--bind", ""], "argument --bind: '' is not an address"),
         (["--state", ""], "argument --state: '' is neither a file name nor :memory:"),
         (["--influx", ""], "argument --influx: it is empty"),

@@ -265,10 +265,10 @@ def test_whatever_a_try_raises_the_next_one_replaces_who_died(make_workers, capl
 def test_the_threads_of_a_process_stay_as_many_as_they_were_when_the_program_began(monkeypatch, make_workers):
     """For they decide whose a cell is; the CPUs of a container may change."""
     monkeypatch.setattr(sys, "abiflags", "t", raising=False)
-    monkeypatch.setattr(webserver_influx, "cpu_count", lambda: 8)
+    monkeypatch.setattr(webserver_influx, "cpu_limit", lambda: 8.0)
     workers = make_workers(2)
     assert workers.options.threads == 4
-    monkeypatch.setattr(webserver_influx, "cpu_count", lambda: 2)
+    monkeypatch.setattr(webserver_influx, "cpu_limit", lambda: 2.0)
     workers.mark_dead(2)
     assert list(workers.loads) == [0] * 4 + [Workers.DEAD] * 4
 
