@@ -53,7 +53,7 @@ from time import localtime, monotonic, process_time, sleep, strftime, time, time
 from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-if sys.version_info < (3, 9):  # noqa: UP036 - it cannot read the annotations below
+if sys.version_info < (3, 9):  # noqa: UP036 - older ones cannot read annotations
     sys.exit(f"webserver_influx.py needs Python 3.9 or later; this is {sys.version.split()[0]}")
 
 __version__ = "1.0.0"
@@ -65,7 +65,7 @@ log = logging.getLogger("webserver_influx")
 PORT = 8008
 INTERVAL_SECONDS = 60.0
 STATE_FILE = "math_server.db"
-ENV_PREFIX = "WEBSERVER_INFLUX_"  # of each environment variable; the option's name follows, but DSN for --influx
+ENV_PREFIX = "WEBSERVER_INFLUX_"  # prefix of each variable; the option's name follows (DSN for --influx)
 DSN_VARIABLE = f"{ENV_PREFIX}DSN"
 DSN_SCHEMES = ("influxdb", "https+influxdb")  # without and with TLS
 DATABASE = USER = "math_server"
@@ -89,7 +89,7 @@ LINGER_SECONDS = 5.0  # after the last response, time in which more input is dis
 LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 ms of work); larger input takes turns
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
-CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most for a thread; select() takes 512
+CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
 PAUSE_SECONDS = 0.1  # delay before a failed action is tried again; also the wait for a thread or process to end
 
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
@@ -99,7 +99,7 @@ LOCK_SECONDS = 3.0  # at startup, wait for a killed server's workers to release 
 CONNECT_SECONDS = 5.0  # time-out for connecting to each address of InfluxDB
 RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB itself gives up a write after 10 s
 CONTENT_SECONDS = 60.0  # time-out for the whole content of its response
-CONTENT_BYTES = 1024 * 1024  # most content read from a response; one that quotes a batch has 100 kB
+CONTENT_BYTES = 1024 * 1024  # most content read from a response; a quoted batch takes 100 kB
 CELLS = 255  # in the counter file: one for each serving thread of every worker
 SHORT_SECONDS = 0.5  # a shorter sample, as at the end, gives no rate
 OUTPUT_BYTES = 8 * 1024 * 1024  # most bytes buffered for standard output or error: a second of a busy access log
@@ -116,18 +116,19 @@ def one_line(text: object) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", " ".join(str(text).split())[:300])
 
 
-# What to check after an error of the system that has only one likely cause.
+# What to check after a system error that has only one likely cause.
 HINTS = {
     errno.EMFILE: "ulimit -n",
     errno.EAGAIN: "a limit of processes: ulimit -u, or pids.max of a container",
-    errno.ENOLCK: "this file system has none; keep the state on a local disk",
+    errno.ENOLCK: "it has no locks; keep the state on a local disk",
     errno.ENODEV: "this file system cannot map files into memory; keep the state on a local disk",
 }
 
 
 def reason_of(error: Exception) -> str:
     """Return an error's message without its number and file name, and with a hint if there is one."""
-    reason = getattr(error, "strerror", None) or str(error) or "not enough memory"
+    empty = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error) or empty
     hint = HINTS.get(getattr(error, "errno", 0))
     return f"{reason} ({hint})" if hint else reason
 
@@ -153,7 +154,7 @@ def uri_host(host: str) -> str:
 
 
 class Once:
-    """Logs each kind of trouble once, until all is well again."""
+    """Logs each kind of failure once, until well() is called."""
 
     def __init__(self) -> None:
         self.kinds: set[str] = set()
@@ -177,7 +178,7 @@ class Once:
 # ==================================================================================== Part I: a request
 # ---------------------------------------------------------------------------------------------- Grammar
 
-# The grammar of the RFCs as regular expressions for bytes, compiled once. All but CHUNK_START match from end to end.
+# The grammar of the RFCs as regular expressions for bytes, compiled once. All but CHUNK_START must match all bytes.
 
 # RFC 9110 §5.6.2   token = 1*tchar
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -202,7 +203,7 @@ HOST = r"(?:\[([0-9A-Fa-f:.]*)\]|" + REG_NAME + ")"
 AUTHORITY = HOST + "(?::[0-9]*)?"
 
 # RFC 9112 §3.2     request-target in every form but origin-form, after its method: absolute-form; asterisk-form, for
-#                   OPTIONS only; authority-form, for CONNECT only, which takes no other and needs a port (RFC 9110
+#                   OPTIONS only; authority-form with a port, for CONNECT, which allows no other form (RFC 9110
 #                   §9.3.6). The host must not be empty (RFC 9110 §4.2.1).
 ABSOLUTE_FORM = rf"[A-Za-z][A-Za-z0-9+\-.]*://(?=[^/?:]){AUTHORITY}(?:[/?].*)?"
 OTHER_TARGET = rf"(?!CONNECT ).+ {ABSOLUTE_FORM}|OPTIONS \*|CONNECT (?=[^:]){HOST}:[0-9]+"
@@ -228,7 +229,7 @@ match_chunk_start = re.compile(CHUNK_START.encode()).match  # at a position, as 
 HEAD_END = b"\r\n\r\n"
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which a head must not contain (RFC 9110 §5.5)
 # Maps controls, DEL and "#" to blanks, which a request-target cannot contain. It keeps visible characters that RFC 3986
-# would encode, because browsers send them, and UTF-8, because curl sends what a person types; nobody sends a fragment.
+# would encode, because browsers send them, and UTF-8, because curl sends what its user types; no client sends "#".
 TARGET_TABLE = bytes(0x20 if byte <= 0x20 or byte in b"#\x7f" else byte for byte in range(256))
 
 # ------------------------------------------------------------------------------------------------- Head
@@ -263,7 +264,7 @@ Fields = tuple[str, int, bytes, DataType]
 
 Head = tuple[str, bytes, Fields, bytes]  # method, query, fields, and the bytes after the head
 
-CACHE_ENTRIES = 512  # in each of three caches, which take 12 MiB at worst
+CACHE_ENTRIES = 512  # most in each of three caches; together 12 MiB at most
 CACHE_KEY_BYTES = 4 * 1024  # longest key: the size of a large cookie
 
 
@@ -278,15 +279,11 @@ class Cache(dict[bytes, Any]):
 
     def __missing__(self, key: bytes) -> Any:
         value = self.parse(key)
-        self.keep(key, value)
-        return value
-
-    def keep(self, key: bytes, value: Any) -> None:
-        """Store a value, unless its key is long; empty a full cache first."""
         if len(key) <= CACHE_KEY_BYTES:
             if len(self) >= CACHE_ENTRIES:
                 self.clear()
             self[key] = value
+        return value
 
 
 def take_head(buffer: bytes) -> Optional[Head]:
@@ -315,7 +312,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
             check_other_target(method, target)
     section, end, rest = after_target.partition(HEAD_END)
     if end:
-        fields = section_cache.get(section) or parse_section(section)
+        fields = section_cache[section]
     else:
         check_controls(buffer)
         section = section.rpartition(b"\r\n")[0]  # the complete lines
@@ -363,15 +360,6 @@ def check_controls(buffer: bytes) -> None:
         raise RequestError(400, "The head contains a control character, a bare CR or a bare LF.")
 
 
-def parse_section(section: bytes) -> Fields:
-    """Check a head from its HTTP version to its last field line; return what its fields mean."""
-    known = len(line_cache)
-    fields: Fields = fields_cache[select_lines(section)]
-    if len(line_cache) == known:  # a field that is new in each request shall not push out the sections that recur
-        section_cache.keep(section, fields)
-    return fields
-
-
 def select_lines(section: bytes) -> bytes:
     """Check an HTTP version and the field lines after it (RFC 9112 §2.3, §5); return it with those of FIELDS_READ."""
     lines = section.split(b"\r\n")
@@ -393,7 +381,7 @@ def select_line(line: bytes) -> bytes:
 
 
 def parse_fields(selected: bytes) -> Fields:
-    """Return what fields that select_lines() has selected mean (RFC 9110, RFC 9112). Raises RequestError."""
+    """Return the meaning of what select_lines() returned (RFC 9110, RFC 9112). Raises RequestError."""
     version, *lines = selected.split(b"\n")
     is_1_0 = version == b"HTTP/1.0"
     values: dict[bytes, bytes] = {}
@@ -421,7 +409,8 @@ def parse_fields(selected: bytes) -> Fields:
     return persistence, length, expectation, data_type
 
 
-line_cache, fields_cache, section_cache = map(Cache, (select_line, parse_fields, parse_section))
+line_cache, fields_cache = Cache(select_line), Cache(parse_fields)
+section_cache = Cache(lambda section: fields_cache[select_lines(section)])  # section: a head without method and target
 
 
 def list_members(value: bytes) -> list[bytes]:
@@ -466,7 +455,7 @@ def parse_body_length(content_length: Optional[bytes], transfer_encoding: Option
 
 # ------------------------------------------------------------------------------------------------- Body
 
-# Is sent the bytes received. Yields None while the body is incomplete, then the body and the bytes that follow it.
+# send() it the bytes received. It yields None while the body is incomplete, then the body and the bytes that follow it.
 BodyReader = Generator[Optional[tuple[bytes, bytes]], bytes, None]
 
 
@@ -555,8 +544,8 @@ BYTE_ORDER_MARK = "\ufeff".encode()
 def json_text(body: bytes) -> str:
     """Return the JSON text in a body, without a byte order mark (RFC 8259 §8.1).
 
-    Raises RequestError if it is not UTF-8, is empty, or is nested deeper than JSON_NESTING, which Python's own limit
-    cannot replace: 3.13.0 overflows the C stack before it.
+    Raises RequestError if it is not UTF-8, is empty, or is nested deeper than JSON_NESTING, Python's own
+    limit does not suffice: 3.13.0 overflows the C stack first.
     """
     try:
         text = body.removeprefix(BYTE_ORDER_MARK).decode().rstrip(JSON_SPACE)
@@ -624,7 +613,7 @@ TURN_VALUES = 16 * 1024
 def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
     """Return the response to a large JSON object; each yield ends a turn.
 
-    The longest turn decodes the object, which Python's json does in one step: some tens of milliseconds for a mebibyte.
+    The longest turn decodes the object, which Python's json does in one step: tens of milliseconds for 1 MiB.
     """
     yield b""
     text = json_text(body)
@@ -691,7 +680,7 @@ CUT_ESCAPE = re.compile(rb"\\(?:x.?)?\Z")
 
 
 def log_line(client: str, time: bytes, request: bytes, status: int, length: int) -> bytes:
-    """Return a line of the access log for bytes that begin with a request, and the length of the content sent.
+    """Return the access log's line for a request, the first in these bytes; `length` is that of the content sent.
 
     Its format is the Common Log Format (Apache HTTP Server 2.4, mod_log_config: `%h %l %u %t "%r" %>s %B`).
     """
@@ -719,7 +708,7 @@ class SumHandler(BaseHTTPRequestHandler):
     """The HTTP side of a connection (RFC 9112 §9): bytes in, bytes out, without a socket, a clock or a thread.
 
     To refuse the request that is being received, throw a RequestError into handle(). The server provides `stopping`,
-    `response_starts` and, for the access log, `write_log` and `log_time`; the base class, well-known method names.
+    `response_starts` and, for the access log, `write_log` and `log_time`; the base class, only method names.
     """
 
     server: Any
@@ -735,7 +724,7 @@ class SumHandler(BaseHTTPRequestHandler):
         return address.removeprefix("::ffff:").partition("%")[0]
 
     def handle(self) -> Generator[bytes, bytes, bytes]:  # type: ignore[override]
-        """Yield the responses to the bytes that are sent in: the client's, b"" at their end, and b"" for each TURN.
+        """Yield the responses to what is sent in: the client's bytes, b"" at their end, and b"" for each TURN.
 
         Return the last ones. Then the connection ends: at once, or after the client's end if it `waits_for` LINGER.
         """
@@ -748,7 +737,7 @@ class SumHandler(BaseHTTPRequestHandler):
             try:
                 while (head := take_head(buffer)) is None:
                     more, enough = b"", len(buffer) + LIGHT_BYTES
-                    while b"\n" not in more and len(buffer) < enough:  # or each byte would cost a parse of all
+                    while b"\n" not in more and len(buffer) < enough:  # else each byte would cost a full parse
                         check_controls(more)
                         more = yield from self.receive(REQUEST if buffer == b"\r\n" else HEAD, pending)
                         if not more:
@@ -762,7 +751,7 @@ class SumHandler(BaseHTTPRequestHandler):
                     complete = True
                 if method == "GET" and len(query) <= LIGHT_QUERY_BYTES:
                     text = self.do_GET(query)
-                elif method == "POST" and len(body) <= LIGHT_BYTES:
+                elif method == "POST" and (len(body) <= LIGHT_BYTES or data_type != JSON_TYPE):
                     text = self.do_POST(data_type, body)
                 else:
                     text = yield from self.answer_others(method, query, data_type, body)
@@ -829,28 +818,22 @@ class SumHandler(BaseHTTPRequestHandler):
     ) -> Generator[bytes, bytes, str]:
         """Answer the requests that handle() leaves: HEAD, and large ones, where each `yield b""` waits for a TURN.
 
-        Raises RequestError, also for every other method.
+        Raises RequestError, always for other methods.
         """
-        if method == "POST" and data_type == JSON_TYPE:
+        if method == "POST":
             self.waits_for = TURN
             return (yield from sum_json_in_turns(body))
-        if method == "POST":
-            return self.do_POST(data_type, body)
         if len(query) > LIGHT_QUERY_BYTES:
             self.waits_for = TURN
             yield b""
-        if method == "GET":
+        if method in ("GET", "HEAD"):  # handle() omits the content of the response to HEAD
             return self.do_GET(query)
-        if method == "HEAD":
-            return self.do_HEAD(query)
         status = 405 if method in METHOD_REGISTRY.split() else 501  # RFC 9110 §9.1
         raise RequestError(status, "This server supports only GET, HEAD and POST.")
 
     def do_GET(self, query: bytes) -> str:
         """Return the sum of the numbers in a query."""
         return sum_text(query_values(query))
-
-    do_HEAD = do_GET  # handle() omits the content
 
     def do_POST(self, data_type: DataType, body: bytes) -> str:
         """Return the sum of the numbers in a JSON object. Raises RequestError for another content coding or type."""
@@ -874,7 +857,7 @@ def is_same_file(path: str, opened: os.stat_result) -> bool:
 
 
 def lock_byte(file: int, offset: int) -> bool:
-    """Lock one byte, which may be past the end, until the file is closed; return False if another process has it.
+    """Lock a byte (also past the file's end) until the file is closed; return False if another process has it.
 
     Raises OSError if the file system has no locks.
     """
@@ -955,7 +938,7 @@ class Counter:
             except BaseException as error:
                 os.close(self.file)
                 if isinstance(error, OSError):
-                    error.filename = path  # which a call on a descriptor does not know
+                    error.filename = path  # which an error of a descriptor call lacks
                 raise
         self.header = self.map[: self.HEADER.size]
         self.identity = self.header[16:]
@@ -984,7 +967,12 @@ class Counter:
                 raise StartError(f"{self.path} has another format version or byte order; use a different --state")
             elif len(content) != self.SIZE:
                 raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away")
-        self.fill_holes()
+        if sys.platform == "linux" and os.fstat(self.file).st_blocks * 512 < self.SIZE:  # a copy may be a sparse file
+            try:
+                os.posix_fallocate(self.file, 0, self.SIZE)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not support it
+                    raise
 
     def initialize(self, file: BinaryIO) -> None:
         """Write a new file: zeros first, to allocate the blocks that a memory map needs; the header last."""
@@ -996,17 +984,8 @@ class Counter:
             file.flush()
             os.fsync(self.file)
 
-    def fill_holes(self) -> None:
-        """Allocate the missing blocks of a file that was copied or restored as a sparse file. Raises OSError."""
-        if sys.platform == "linux" and os.fstat(self.file).st_blocks * 512 < self.SIZE:
-            try:
-                os.posix_fallocate(self.file, 0, self.SIZE)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system does not support it
-                    raise
-
     def problem(self) -> str:
-        """Return what happened to the file that the server cannot repair; "" if nothing did."""
+        """Return what is wrong with the file, and cannot be repaired; "" if nothing is."""
         if self.file >= 0 and not is_same_file(self.path, os.fstat(self.file)):
             return f"{self.path} was removed, moved or replaced; this server keeps counting in the file that it opened"
         if self.map[: self.HEADER.size] != self.header:
@@ -1045,7 +1024,7 @@ class Counter:
 
 
 class Cell:
-    """Where one thread counts its requests."""
+    """Counts one thread's requests."""
 
     def __init__(self, words: memoryview, index: int) -> None:
         self.words, self.index = words, index
@@ -1076,7 +1055,7 @@ class Point(NamedTuple):
 def point_time(now: int, serial: int) -> int:
     """Return the time (ns) of a point: the second of now (ns), with the point's serial number as its fraction.
 
-    So a billion points of a server have different times, however its clock is set. They also differ in milliseconds,
+    So a server's next billion points differ in time, however its clock is set. They also differ in milliseconds,
     unless the clock is set back by a multiple of a thousand intervals.
     """
     return now - now % 10**9 + serial % 1000 * 1_000_000 + serial // 1000 % 1_000_000
@@ -1091,7 +1070,7 @@ class Outbox:
                since which the others were counted, and the serial number of the last point
 
     One transaction stores a point, the number reported and the serial number, so no kill can separate them.
-    `journal_mode=DELETE` needs no second file while nobody writes. `synchronous=EXTRA` syncs each commit, and the
+    `journal_mode=DELETE` needs no second file between transactions. `synchronous=EXTRA` syncs each commit, and the
     folder after the journal is deleted: a power failure never undoes a point that InfluxDB may already have.
     """
 
@@ -1128,10 +1107,10 @@ class Outbox:
         self.display_name = "memory" if path == ":memory:" else path
         self.lock = threading.RLock()  # guards `database`, which two threads use
         self.opened: Optional[os.stat_result] = None  # status of the file at startup
-        self.pending = 0  # points that wait; to be read without the lock, which may be held while the disk works
+        self.pending = 0  # number of waiting points; read without the lock, which may be held during disk access
         try:
             if path != ":memory:":
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # says why it cannot, unlike SQLite
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # raises the reason, unlike SQLite
                 self.opened = os.stat(path)
             self.database = sqlite3.connect(path, check_same_thread=False)
             try:
@@ -1157,7 +1136,7 @@ class Outbox:
         line = f"{path}: {reason_of(error)}"
         if isinstance(error, OSError) and error.filename and not os.path.exists(path):
             return f"cannot write {line} in {folder}"
-        if type(error) is sqlite3.DatabaseError:  # the file is corrupt, or no database
+        if type(error) is sqlite3.DatabaseError:  # it is corrupt, or not a database
             line += "; repair it, or use a different --state"
         elif isinstance(error, sqlite3.OperationalError) and path != ":memory:":
             try:  # SQLite does not say why it failed, so do the same: lock a byte, and write at the end of the file
@@ -1220,7 +1199,7 @@ class Outbox:
     def transaction(self) -> Iterator[None]:
         """Make all changes to the file in its block, or none. Raises OSError, sqlite3.Error."""
         with self.lock:
-            if self.opened and not is_same_file(self.path, self.opened):  # SQLite calls it read-only
+            if self.opened and not is_same_file(self.path, self.opened):  # SQLite would say: read-only
                 raise OSError(errno.ENOENT, "it was removed, moved or replaced")
             try:
                 with self.database:
@@ -1351,7 +1330,7 @@ class UnavailableError(Exception):
     """InfluxDB takes no points now; the message is one line that says why. The points are kept."""
 
     def __init__(self, line: str, status: int = 0, message: str = "", retry_after: float = 0.0) -> None:
-        """If there was a response: its status, InfluxDB's own message in it, and its Retry-After in seconds."""
+        """The rest comes from InfluxDB's response, if there was one; `retry_after` is in seconds."""
         super().__init__(line)
         self.status, self.message, self.retry_after = status, message, retry_after
 
@@ -1472,7 +1451,7 @@ class InfluxDB:
         reference"). So redirects, which may turn a POST into a GET (RFC 9110 §15.4.2), are not followed.
         """
         content, end = bytearray(), monotonic() + CONTENT_SECONDS
-        with response:  # in small pieces, so that the time is checked even if single bytes drip in
+        with response:  # in small pieces, so that the time is checked even if bytes come one by one
             while len(content) < CONTENT_BYTES and monotonic() < end and (piece := response.raw.read(64)):
                 content += piece
         response.raw = BytesIO(content)  # the client reads it there
@@ -1556,7 +1535,7 @@ class Interval(NamedTuple):
 
 
 def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox) -> None:
-    """Log an error, after which the next round tries again: each kind once, until all is well."""
+    """Log an error that will be retried: each kind once, until a round succeeds."""
     if isinstance(error, UnavailableError):
         failures.warn(f"{error}; points wait in {outbox.display_name}")
     elif isinstance(error, (sqlite3.Error, OSError, MemoryError)):
@@ -1569,7 +1548,7 @@ def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox)
 class Courier(threading.Thread):
     """The daemon thread that delivers the points in the outbox, and logs each interval and what became of its point.
 
-    InfluxDB, a proxy or a name server may block it: nothing waits for it but the end of the program, until a deadline.
+    InfluxDB, a proxy or a name server may block it: only the end of the program waits for it, until a deadline.
     """
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 60 kB
@@ -1719,7 +1698,7 @@ class Courier(threading.Thread):
 class Reporter(threading.Thread):
     """The daemon thread that records a point after each interval; only the disk can delay it."""
 
-    CLOCK_STEP_SECONDS = 1.0  # smaller ones are not logged: a busy machine cannot read two clocks at the same time
+    CLOCK_STEP_SECONDS = 1.0  # smallest step logged: a busy machine cannot read two clocks at the same time
 
     def __init__(
         self, outbox: Outbox, courier: Courier, interval: float, take_recent_peak: Callable[[], float] = float
@@ -1789,7 +1768,7 @@ class Reporter(threading.Thread):
 # ================================================================================= Part III: the program
 # ---------------------------------------------------------------------------------------------- Sockets
 
-BACKLOG = 4096  # connections that the kernel holds until they are accepted; Linux's own upper limit since 5.4
+BACKLOG = 4096  # connections that the kernel holds until they are accepted; Linux's default limit since 5.4
 GC_THRESHOLD = 100_000  # new objects between collections; with 700, 1 MiB of brackets takes 150 ms to decode, not 30
 
 
@@ -1833,7 +1812,7 @@ def listen_on_first(resolved: list[Any]) -> socket.socket:
     for family, _, _, _, sockaddr in resolved:
         listener = socket.socket(family)
         try:
-            # On Windows, both SO_REUSEADDR and neither option would let another server take over connections.
+            # On Windows, SO_REUSEADDR, or no option, would let another server take over connections.
             option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
             listener.setsockopt(socket.SOL_SOCKET, option, 1)
             if family == socket.AF_INET6:
@@ -1846,7 +1825,7 @@ def listen_on_first(resolved: list[Any]) -> socket.socket:
             listener.close()
             if sockaddr is resolved[-1][4] or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
-    raise OSError("there is no such address")  # getaddrinfo() would have raised it
+    raise OSError("there is no such address")  # not reached: `resolved` has a row
 
 
 def prepare_process() -> None:
@@ -1872,7 +1851,7 @@ def start_thread(thread: threading.Thread) -> None:
 # ----------------------------------------------------------------------------------------------- Server
 
 TURN_BYTES = 16 * 1024  # most bytes received in a turn: a few milliseconds of work
-BURST_CONNECTIONS = 64  # most connections accepted in this second that a thread's load includes once they are closed
+BURST_CONNECTIONS = 64  # most connections of this second that a thread's load adds, open or closed
 BACKLOG_SECONDS = 0.5  # at shutdown, time for accepting the connections in the backlog
 STOP_LINGER_SECONDS = 0.2  # at shutdown, in place of LINGER_SECONDS
 
@@ -1908,23 +1887,25 @@ class Connection:
         thread, handler, receive, send = self.thread, self.handler, self.sock.recv, self.sock.send
         conversation = handler.handle()
         next(conversation)
-        answer, has_responses, timeouts = conversation.send, thread.responding.append, thread.timeouts
+        answer, mark_responding, timeouts = conversation.send, thread.responding.append, thread.timeouts
         waits_for, size = REQUEST, LIGHT_BYTES
         try:
             while True:
                 try:
                     data = b"" if waits_for is TURN else receive(size)
                 except BlockingIOError:  # nothing was received
-                    pass
+                    size = LIGHT_BYTES
                 else:
                     if responses := answer(data):
-                        has_responses(self)
+                        mark_responding(self)
                         yield  # until this round's requests are counted
-                        if (sent := send(responses)) < len(responses):
+                        try:
+                            sent = send(responses)
+                        except BlockingIOError:  # the send buffer is exactly full
+                            sent = 0
+                        if sent < len(responses):
                             yield from self.send_rest(responses[sent:])
-                        waits_for = handler.waits_for
-                        self.deadline = thread.now + timeouts[waits_for]
-                    elif handler.waits_for is not waits_for:
+                    if responses or handler.waits_for is not waits_for:
                         waits_for = handler.waits_for
                         self.deadline = thread.now + timeouts[waits_for]
                     if waits_for is TURN or len(data) == size:
@@ -1945,7 +1926,7 @@ class Connection:
             except StopIteration as last:
                 responses = last.value
         if responses:
-            has_responses(self)
+            mark_responding(self)
             yield
             yield from self.send_rest(responses)
         if handler.waits_for is LINGER:  # if the client still sends, a reset would lose the response (RFC 9112 §9.6)
@@ -1988,21 +1969,16 @@ class Connection:
 
     def watch(self, event: int) -> None:
         """Have poll() watch the socket for READ or WRITE, or not at all if event is 0."""
-        poll, watched, self.event = self.thread.poll, self.event, event
-        if not event:
-            if watched:
-                poll.unregister(self.descriptor)
-        elif watched:
-            poll.modify(self.descriptor, event)
-        else:
-            self.event = 0  # if register() fails, there is nothing to unregister
-            poll.register(self.descriptor, event)
+        if self.event:
+            self.thread.poll.unregister(self.descriptor)
+        self.event = 0  # if register() fails, there is nothing to unregister
+        if event:
+            self.thread.poll.register(self.descriptor, event)
             self.event = event
 
     def close(self) -> None:
         if self.thread.connections.pop(self.descriptor, None):
-            if self.event:
-                self.thread.poll.unregister(self.descriptor)
+            self.watch(0)
             del self.thread.steps[self.descriptor]
             self.life.close()
             self.sock.close()
@@ -2017,15 +1993,15 @@ class ServingThread(threading.Thread):
     """
 
     ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
-    MAX_LOAD_DIFFERENCE = 4  # a thread whose load exceeds the lowest by more stops accepting for
-    ACCEPT_PAUSE_SECONDS = 0.001  # this long
+    MAX_LOAD_DIFFERENCE = 4  # above the lowest load; a thread with more stops accepting for a while
+    ACCEPT_PAUSE_SECONDS = 0.001  # how long it stops
     QUIET_SECONDS = 0.001  # if no connection is ready for this long, the next turn may begin early
     STOP_CHECK_SECONDS = 0.02  # during shutdown, interval between checks for connections to close
 
-    def __init__(self, server: "SumServer", number: int, cell: Cell) -> None:
-        """`number` is the index of this thread in server.loads."""
-        super().__init__(name=f"server {number}", daemon=True)
-        self.server, self.number, self.cell = server, number, cell
+    def __init__(self, server: "SumServer", cell: Cell) -> None:
+        self.number = cell.index // Counter.STEP - 1  # index of this thread in server.loads
+        super().__init__(name=f"server {self.number}", daemon=True)
+        self.server, self.cell = server, cell
         self.poll = Poll()
         self.timeouts = {REQUEST: IDLE_SECONDS, HEAD: HEAD_SECONDS, BODY: BODY_SECONDS, TURN: inf}
         self.timeouts.update({SEND: SEND_SECONDS, LINGER: LINGER_SECONDS})
@@ -2114,7 +2090,7 @@ class ServingThread(threading.Thread):
             self.next_turn = end + TURN_REST * (end - begin)
 
     def attempt(self, connection: Connection, action: Callable[[], None]) -> None:
-        """Call `action`; close the connection if that ends its life or fails."""
+        """Call `action`; close the connection if that ends it or fails."""
         try:
             action()
         except Exception as error:
@@ -2155,27 +2131,24 @@ class ServingThread(threading.Thread):
         self.end_overdue()
 
     def end_overdue(self) -> None:
-        """End the connections whose deadline has passed."""
+        """Reject the incomplete requests, and close the idle connections, whose deadline has passed."""
         for connection in [one for one in self.connections.values() if one.deadline <= self.now]:
-            self.attempt(connection, partial(self.expire, connection))
+            waits_for = connection.waits_for
+            if waits_for in (HEAD, BODY, TURN):
+                late = f"The request's {waits_for} took longer than {self.timeouts[waits_for]:.0f} s."
+                fault = (503, "The server is stopping.") if self.server.stopping else (408, late)
+                self.attempt(connection, partial(connection.life.throw, RequestError(*fault)))
+            else:
+                log.debug("%s neither sent nor received in time", connection.handler.address_string())
+                connection.close()
         self.send_responses()
-
-    def expire(self, connection: Connection) -> None:
-        """Reject an incomplete request; close an idle connection."""
-        waits_for = connection.waits_for
-        if waits_for in (HEAD, BODY, TURN):
-            late = RequestError(408, f"The request's {waits_for} took longer than {self.timeouts[waits_for]:.0f} s.")
-            connection.life.throw(RequestError(503, "The server is stopping.") if self.server.stopping else late)
-        else:
-            log.debug("%s neither sent nor received in time", connection.handler.address_string())
-            connection.close()
 
     def accept(self) -> bool:
         """Accept connections, and answer the requests that came with them; return whether more may wait."""
         for _ in range(self.ACCEPT_AT_ONCE):
             try:
                 if len(self.connections) >= CONNECTIONS:
-                    raise OSError(errno.EMFILE, f"select() takes no more than {CONNECTIONS} connections")
+                    raise OSError(f"select() takes no more than {CONNECTIONS} connections")
                 sock, client_address = self.server.get_request()
                 connection = Connection(sock, client_address or ("?", 0), self)  # on macOS it may be missing
             except BlockingIOError:
@@ -2197,7 +2170,7 @@ class ServingThread(threading.Thread):
 
     def wait_for_room(self, error: OSError) -> None:
         """Pause accepting after an error of the system; log it once while it lasts."""
-        self.troubles.warn(f"Cannot accept connections ({error}); new ones wait in the backlog")
+        self.troubles.warn(f"Cannot accept connections ({reason_of(error)}); new ones wait in the backlog")
         self.pause_accepting(PAUSE_SECONDS)
 
     def pause_accepting(self, seconds: float) -> None:
@@ -2228,7 +2201,8 @@ class ServingThread(threading.Thread):
             self.timeouts.update({REQUEST: 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf})
             self.timeouts[LINGER] = STOP_LINGER_SECONDS
             for connection in self.connections.values():
-                connection.deadline = min(connection.deadline, self.deadline(connection.waits_for))
+                if connection.event or connection.waits_for != REQUEST:  # otherwise its requests are queued
+                    connection.deadline = min(connection.deadline, self.deadline(connection.waits_for))
             self.survive(self.end_overdue)
         for connection in list(self.connections.values()):
             connection.close()
@@ -2243,16 +2217,11 @@ class SumServer(ThreadingHTTPServer):
     handler_class: Any = SumHandler
 
     def __init__(
-        self,
-        listener: socket.socket,
-        cells: list[Cell],
-        has_access_log: bool = False,
-        loads: Optional[memoryview] = None,
-        first: int = 0,
+        self, listener: socket.socket, cells: list[Cell], has_access_log: bool = False, loads: Any = None
     ) -> None:
         """`listener` comes from listen(); the access log goes to standard error.
 
-        `loads` has an entry for each serving thread of all processes; this server's start at index `first`.
+        `loads` has an entry for each cell in use, of all processes; without it, `cells` are all of them.
         """
         super().__init__(listener.getsockname(), self.handler_class, bind_and_activate=False)
         self.socket.close()
@@ -2261,8 +2230,8 @@ class SumServer(ThreadingHTTPServer):
         self.stopping, self.grace_end = False, inf
         self.response_starts: dict[int, str] = {}
         self.renew_date()
-        self.loads: Any = [0] * len(cells) if loads is None else loads
-        self.threads = [ServingThread(self, first + number, cell) for number, cell in enumerate(cells)]
+        self.loads = [0] * len(cells) if loads is None else loads
+        self.threads = [ServingThread(self, cell) for cell in cells]
 
     def start(self) -> None:
         """Start the threads. Raises StartError."""
@@ -2418,17 +2387,14 @@ class Workers:
         self, listener: socket.socket, counter: Counter, options: "Options", stopping: threading.Event
     ) -> None:
         """`counter` has the cells of worker 1; `stopping` is set once the program stops. Raises StartError."""
-        from multiprocessing import get_context  # imported only when needed
-
-        self.context = get_context("spawn")  # works on every system; "fork" is unsafe with threads
         self.listener, self.counter, self.options, self.stopping = listener, counter, options, stopping
         self.program = getattr(sys.modules["__main__"], "__file__", None)
-        self.source = self.read_program()
+        self.source = self.read_program() if options.workers > 1 else b""
         self.loads = counter.column(Counter.LOAD, options.workers * options.threads)
         self.connections = counter.column(Counter.CONNECTIONS, options.workers * options.threads)
         self.server = SumServer(listener, counter.cells, options.access_log, self.loads)
-        self.lock = threading.Lock()  # held while a process is started; once stop() has had it, none is started
-        self.statuses: SimpleQueue[tuple[int, str]] = SimpleQueue()  # number and start_process() of each first process
+        self.lock = threading.Lock()  # held while a process is started; once stop() has held it, none is started
+        self.statuses: SimpleQueue[tuple[int, str]] = SimpleQueue()  # number, and the result of start_process()
         self.others = [Worker(number, self) for number in range(2, options.workers + 1)]
         for worker in self.others:
             self.mark_dead(worker.number)
@@ -2462,12 +2428,15 @@ class Workers:
 
     def spawn(self, number: int) -> tuple[Any, Any]:
         """Start a process; return it and the pipe to it. Raises StartError, OSError, MemoryError."""
+        from multiprocessing import get_context  # imported only when needed
+
         if self.read_program() != self.source:  # another version may count in another way
             raise StartError(f"{self.program} has changed on disk; restart the server")
-        pipe, its_end = self.context.Pipe()
+        context = get_context("spawn")  # works on every system; "fork" is unsafe with threads
+        pipe, its_end = context.Pipe()
         opened = os.fstat(self.counter.file)
         arguments = (number, self.listener, self.counter.path, opened, self.options, its_end)
-        process = self.context.Process(target=work, args=arguments, name=f"worker {number}", daemon=True)
+        process = context.Process(target=work, args=arguments, name=f"worker {number}", daemon=True)
         with contextlib.ExitStack() as on_error:
             on_error.callback(pipe.close)
             with its_end, stop_signals_blocked():  # the worker inherits the mask, and then ignores these signals
@@ -2482,7 +2451,7 @@ class Workers:
             self.loads[cell], self.connections[cell] = self.DEAD, 0
 
     def stop(self) -> None:
-        """Stop every worker as a single server stops; kill those that do not end in time."""
+        """Stop this server and all other workers; kill those that do not end in time."""
         end = monotonic() + GRACE_SECONDS + 1.0
         with self.lock:
             self.stopping.set()
@@ -2519,7 +2488,7 @@ def work(
             if not os.path.samestat(os.fstat(counter.file), opened):
                 raise StartError(f"{path} is not the file in which this server counts")
             loads = counter.column(Counter.LOAD, options.workers * options.threads)
-            server = SumServer(listener, counter.cells, options.access_log, loads, first)
+            server = SumServer(listener, counter.cells, options.access_log, loads)
             server.start()
         except (StartError, OSError, MemoryError) as error:
             why_not = reason_of(error)
@@ -2553,7 +2522,7 @@ class Output(BufferedIOBase):
         """Raises StartError."""
         self.name = descriptor
         self.file = os.fdopen(descriptor, "wb", 0, closefd=False)
-        self.buffer: SimpleQueue[bytes] = SimpleQueue()
+        self.queue: SimpleQueue[bytes] = SimpleQueue()
         self.lock = threading.RLock()  # guards `size` and `dropped`; reentrant, as a destructor may log a warning
         self.size = 0  # bytes buffered or being written
         self.dropped = 0  # lines not yet mentioned in the log
@@ -2567,22 +2536,22 @@ class Output(BufferedIOBase):
         with self.lock:
             if self.size < OUTPUT_BYTES:
                 self.size += len(data)
-                self.buffer.put(data)
+                self.queue.put(data)
             else:
                 self.dropped += data.count(b"\n")
         return len(data)
 
     def write_batches(self) -> None:
         """Write what is buffered, until finish() is called and nothing is left."""
-        while not self.ending.is_set() or self.buffer.qsize():
+        while not self.ending.is_set() or self.queue.qsize():
             with contextlib.suppress(Exception):  # such as MemoryError
                 self.write_batch()
             self.ending.wait(self.PAUSE_SECONDS)
 
     def write_batch(self) -> None:
         """Write all that is buffered, once there is something; if that succeeds, log how many lines were dropped."""
-        batch = [self.buffer.get()]
-        batch += [self.buffer.get() for _ in range(self.buffer.qsize())]
+        batch = [self.queue.get()]
+        batch += [self.queue.get() for _ in range(self.buffer.qsize())]
         unwritten, text = batch, b""
         try:
             text = self.with_live_line(b"".join(batch))
@@ -2628,7 +2597,7 @@ class Output(BufferedIOBase):
     def finish(self, until: float) -> None:
         """Wait until the buffer is written, or until `until` (monotonic seconds); then write nothing more."""
         self.ending.set()
-        self.buffer.put(b"")  # wakes the writer
+        self.queue.put(b"")  # wakes the writer
         self.writer.join(max(0.0, until - monotonic()))
 
     def writable(self) -> bool:
@@ -2649,7 +2618,7 @@ def show_live_line(line: str) -> None:
 
 
 def has_live_line(quiet: bool) -> bool:
-    """Return whether to show one: standard error is a terminal that supports it. Only Windows does not set TERM."""
+    """Return whether to show a live line: stderr is a terminal that supports it (Windows sets no TERM)."""
     has_terminal = os.name == "nt" or os.environ.get("TERM", "dumb") != "dumb"
     return not quiet and has_terminal and sys.stderr.isatty()
 
@@ -2691,7 +2660,9 @@ def blocks_for(stream: Any) -> str:
 @contextlib.contextmanager
 def outputs_in_background() -> Iterator[None]:
     """Write standard output and error in the background: no thread blocks or fails on them. Raises StartError."""
-    open_standard_descriptors()
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # so that no data file gets the number of a closed one
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
     error = Output(2)
     output = error if leads_to_same_place(error.file) else Output(1)  # one buffer keeps the order
     stdout, stderr = (
@@ -2719,13 +2690,6 @@ def leads_to_same_place(stderr: Any) -> bool:
         return False
 
 
-def open_standard_descriptors() -> None:
-    """Open the null device for each closed descriptor from 0 to 2, so that no data file gets its number."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
-
-
 def configure_logging(verbose: bool) -> None:
     """Log to standard error, in local time."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -2738,7 +2702,7 @@ LOOK_SECONDS = 0.1  # wait from the start of a second, when the threads publish 
 CHART_SECONDS = 200  # longest chart in the live line
 BEST_SECONDS = 10  # longest time under load that the summary describes
 BLOCKS = "▁▂▃▄▅▆▇█"
-FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs: from the first on the server used them fully, below the second not
+FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # its CPUs' use: at or above, they limited the server; at or below, they did not
 IDLE_SHARE = 0.05  # of the machine's CPUs: if less was idle, all of them were busy
 VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
 
@@ -2805,7 +2769,7 @@ class Meter:
         return peak
 
     def live_line(self, connections: int, status: str, width: int, blocks: str = BLOCKS) -> str:
-        """Return the live line for the last second, at most `width` columns; `blocks` draw its chart, "" is none."""
+        """Return the live line for the last second, at most `width` columns; `blocks` draw its chart, "" for none."""
         figures = [
             per_second(self.last.rate),
             f"at most {per_second(self.peak)}",
@@ -2948,12 +2912,6 @@ def positive_seconds(text: str) -> float:
     return seconds
 
 
-def listen_address(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an address; omit the option to listen on all addresses")
-    return text
-
-
 def data_source_name(text: str) -> Destination:
     try:
         return parse_dsn(text.strip())  # a variable set from a file may end with a newline
@@ -2961,9 +2919,9 @@ def data_source_name(text: str) -> Destination:
         raise argparse.ArgumentTypeError(f"{error}; the form of a data source name is in --help") from None
 
 
-def file_name(text: str) -> str:
+def non_empty(text: str, what: str) -> str:
     if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a file name nor :memory:")
+        raise argparse.ArgumentTypeError(f"{text!r} is {what}")
     return text
 
 
@@ -3012,7 +2970,8 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
         actions.append(parser.add_argument(*names, **settings))
 
     about = "one address to listen on, 0.0.0.0 for all of IPv4, or :: (default: all, IPv4 and IPv6)"
-    add("--bind", metavar="ADDRESS", type=listen_address, help=about)
+    address = partial(non_empty, what="not an address; omit the option to listen on all addresses")
+    add("--bind", metavar="ADDRESS", type=address, help=about)
     about = f"the port; 0 takes a free one (default: {PORT})"
     add("--port", metavar="N", type=partial(whole_number, low=0, high=65535), default=default.port, help=about)
     about = f"""where statistics go: [https+]influxdb://user:password@host:port/path/database (default: {DSN_VARIABLE}
@@ -3025,6 +2984,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     add("--tag", metavar="KEY=VALUE", dest="tags", type=tag, action="append", default=[], help=about)
     about = f"""where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file:
         what is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})"""
+    file_name = partial(non_empty, what="neither a file name nor :memory:")
     add("--state", metavar="FILE", type=file_name, default=default.state, help=about)
     about = "processes, or auto: one for each CPU (default: 1)"
     add("--workers", metavar="N", type=worker_count, default=default.workers, help=about)
@@ -3046,7 +3006,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
 def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) -> list[str]:
     """Complete `given` from the environment, then from the defaults; exit with 2 on a bad value.
 
-    Return the unknown variables, but those that Kubernetes sets for a service called webserver-influx: addresses, and
+    Return the unknown variables, except those that Kubernetes sets for a service webserver-influx: addresses, and
     names with SERVICE or PORT in the middle. Empty ones are ignored, because Compose sets unset variables to "".
     """
     found = {name: text.strip() for name, text in os.environ.items() if name.startswith(ENV_PREFIX)}
@@ -3127,7 +3087,7 @@ def stop_signals_blocked() -> Iterator[None]:
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        resource_tracker.ensure_running()  # this helper process must survive the signals; starting it unblocks some
+        resource_tracker.ensure_running()  # this helper process must survive the signals; its start unblocks some
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         yield
     finally:
@@ -3181,22 +3141,17 @@ def run(options: Options, stop_asked: threading.Event) -> None:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.bind, options.port))
         counter, outbox = open_files(options, stack)
-        service: Any = (
-            Workers(listener, counter, options, stop_asked)
-            if options.workers > 1
-            else SumServer(listener, counter.cells, options.access_log)
-        )
+        service = Workers(listener, counter, options, stop_asked)
         courier = Courier(outbox, InfluxDB(options.destination, options.tags), options.interval, options.quiet)
         watch = Watch(counter, options.workers * options.threads, courier, has_live_line(options.quiet))
         reporter = Reporter(outbox, courier, options.interval, watch.meter.take_recent_peak)
         try:
             service.start()
             start_thread(reporter)
-            start_thread(courier)  # it imports the InfluxDB client, while no other thread imports anything
+            start_thread(courier)  # it imports the client; no other thread may import at that time
             announce(listener, options, outbox.display_name)
             start_thread(watch)
             stop_asked.wait()
-            watch.stop()
             print("Stopping: finishing requests and sending the last point. Ctrl-C again quits at once.")
         finally:
             end = monotonic() + STOP_SECONDS
@@ -3234,7 +3189,7 @@ def run_to_end(argv: Optional[list[str]]) -> int:
     except (OSError, MemoryError, ImportError) as error:  # ImportError: a module's file cannot be opened
         reason = reason_of(error)
     finally:
-        for signum in STOP_SIGNALS:  # the interpreter's end resets them, and one would then kill the process
+        for signum in STOP_SIGNALS:  # the interpreter resets them at its end; a late one would then kill it
             signal.signal(signum, signal.SIG_IGN)
     print(f"webserver_influx.py: error: {reason}", file=sys.stderr)
     return 1

@@ -19,7 +19,7 @@ from messages import CHUNKED_POST, JSON_TYPE, exchange, is_readable, message, po
 from needs import ipv6
 
 import webserver_influx
-from webserver_influx import BODY, SEND, TURN, TURN_BYTES, SelectorPoll, SumHandler, SumServer, listen
+from webserver_influx import BODY, LIGHT_BYTES, SEND, TURN, TURN_BYTES, SelectorPoll, SumHandler, SumServer, listen
 
 
 def trickle(connection: socket.socket, byte: bytes) -> None:
@@ -125,6 +125,57 @@ def test_every_valid_head_is_counted_and_nothing_else(local):
     for start in (b"", b"G", b"GARBAGE\r\n\r\n", message("GET / HTTP/2.0"), message("GET /", "Host: y")):
         web.raw(start, half_close=True)
     assert web.counter.total() == len(counted)
+
+
+@pytest.fixture
+def with_sockets(monkeypatch):
+    """with_sockets(kind) has the server use sockets of this class for its connections."""
+    get_request = SumServer.get_request
+
+    def use(kind: type[socket.socket]) -> None:
+        def accepted(server: SumServer) -> tuple[socket.socket, tuple]:
+            sock, address = get_request(server)
+            return kind(fileno=sock.detach()), address
+
+        monkeypatch.setattr(SumServer, "get_request", accepted)
+
+    return use
+
+
+def test_a_send_buffer_that_is_exactly_full_is_waited_for(local, with_sockets):
+    """The last send was accepted whole; not a byte of the next one is."""
+
+    class Full(socket.socket):
+        attempts = 0
+
+        def send(self, *arguments) -> int:
+            self.attempts += 1
+            if self.attempts == 1:
+                raise BlockingIOError
+            return super().send(*arguments)
+
+    with_sockets(Full)
+    assert texts(local().raw(message("GET /?a=3"), half_close=True)) == ["Sum: 3.0"]
+
+
+def test_after_a_turn_in_which_nothing_came_no_more_is_received_at_once_than_before(local, with_sockets):
+    sizes = []
+
+    class Recorder(socket.socket):
+        def recv(self, size: int) -> bytes:
+            sizes.append(size)
+            return super().recv(size)
+
+    with_sockets(Recorder)
+    request = message("GET /?a=1", f"X: {'x' * 28}")
+    assert len(request) == 64
+    with local().connect() as client:
+        client.sendall(request * (LIGHT_BYTES // 64))
+        wait_until(lambda: sizes[:2] == [LIGHT_BYTES, TURN_BYTES])
+        receive(client, until=b"Sum: 1.0")
+        client.sendall(request)
+        wait_until(lambda: len(sizes) > 2)
+        assert sizes[2] == LIGHT_BYTES
 
 
 @pytest.fixture
@@ -257,7 +308,7 @@ def test_a_listening_socket_that_the_system_does_not_watch_is_tried_again_while_
         wait_until(lambda: len(dates) > 1)
         assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
     (line,) = caplog.messages
-    assert line.startswith("Cannot accept connections ([Errno 28] No space left on device)")
+    assert line.startswith("Cannot accept connections (No space left on device)")
 
 
 def test_a_bug_between_the_connections_is_logged_and_the_server_goes_on(local, monkeypatch, caplog):

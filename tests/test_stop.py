@@ -246,6 +246,35 @@ def test_a_client_that_never_ends_does_not_hold_up_the_end(local):
         assert refusal(receive(connection)).status == 503
 
 
+def test_pipelined_requests_that_wait_for_their_turn_are_answered_or_told_of_the_end(local):
+    """The bytes read so far may end where a request does; the next ones have come, and a reset would lose responses."""
+    web = local()
+    request = message("GET /?a=1", f"X: {'x' * 28}")
+    assert len(request) == 64
+    ends = []
+
+    def send(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the server reads no more
+            client.sendall(request * 8192)
+
+    def read(client: socket.socket) -> None:
+        try:
+            ends.append(parsed(receive(client))[-1].fields.get("connection"))
+        except OSError as error:
+            ends.append(repr(error))
+
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(web.connect()) for _ in range(8)]
+        threads = [threading.Thread(target=work, args=(client,)) for client in clients for work in (send, read)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: web.counter.total() > 10_000)
+        web.server.stop()
+        for thread in threads:
+            thread.join()
+    assert ends == ["close"] * 8
+
+
 def test_the_last_reply_of_a_server_that_stops_says_so(local):
     web = local()
     with web.connect() as connection:
