@@ -2551,7 +2551,7 @@ class Output(BufferedIOBase):
     def write_batch(self) -> None:
         """Write all that is buffered, once there is something; if that succeeds, log how many lines were dropped."""
         batch = [self.queue.get()]
-        batch += [self.queue.get() for _ in range(self.buffer.qsize())]
+        batch += [self.queue.get() for _ in range(self.queue.qsize())]
         unwritten, text = batch, b""
         try:
             text = self.with_live_line(b"".join(batch))
