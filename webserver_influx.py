@@ -120,7 +120,7 @@ def one_line(text: object) -> str:
 HINTS = {
     errno.EMFILE: "ulimit -n",
     errno.EAGAIN: "a limit of processes: ulimit -u, or pids.max of a container",
-    errno.ENOLCK: "it has no locks; keep the state on a local disk",
+    errno.ENOLCK: "this file system has none; keep the state on a local disk",
     errno.ENODEV: "this file system cannot map files into memory; keep the state on a local disk",
 }
 
@@ -2780,7 +2780,7 @@ class Meter:
         ]
         separator = " · " if blocks else " | "
         while len(figures) > 1 and columns(separator.join(figures)) > width:
-            figures.pop()
+            figures.pop(-2 if len(figures) > 4 else -1)  # the status goes after connections and CPU
         line = separator.join(figures)[:width]
         room = (width - columns(line) - 2) // 2 if blocks else 0
         rates = list(self.rates)[-room:] if room > 0 else []
@@ -2891,7 +2891,7 @@ examples:
       serve on port 8008, send statistics to the InfluxDB on this machine
   curl 'http://localhost:8008/?a=3&b=3'
       Sum: 6.0
-  python webserver_influx.py --influx influxdb://math_server:math_server1@db.example.org:8086/math_server
+  python webserver_influx.py --influx influxdb://db.example.org
       send them to the InfluxDB of another machine
 """
 
@@ -2916,7 +2916,7 @@ def data_source_name(text: str) -> Destination:
     try:
         return parse_dsn(text.strip())  # a variable set from a file may end with a newline
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; the form of a data source name is in --help") from None
+        raise argparse.ArgumentTypeError(f"{error}; its form is in --help") from None
 
 
 def non_empty(text: str, what: str) -> str:
@@ -2969,7 +2969,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     def add(*names: str, **settings: Any) -> None:
         actions.append(parser.add_argument(*names, **settings))
 
-    about = "one address to listen on, 0.0.0.0 for all of IPv4, or :: (default: all, IPv4 and IPv6)"
+    about = "the address to listen on; 0.0.0.0 is all of IPv4 (default: all, IPv4 and IPv6)"
     address = partial(non_empty, what="not an address; omit the option to listen on all addresses")
     add("--bind", metavar="ADDRESS", type=address, help=about)
     about = f"the port; 0 takes a free one (default: {PORT})"
@@ -3152,7 +3152,7 @@ def run(options: Options, stop_asked: threading.Event) -> None:
             announce(listener, options, outbox.display_name)
             start_thread(watch)
             stop_asked.wait()
-            print("Stopping: finishing requests and sending the last point. Ctrl-C again quits at once.")
+            print("Stopping: finishing requests, sending the last point. Ctrl-C again quits now.")
         finally:
             end = monotonic() + STOP_SECONDS
             watch.stop()

@@ -55,7 +55,7 @@ def main() -> None:
     try:
         requests, seconds = load(options.host, options.port, options.connections, options.seconds)
     except OSError as error:
-        sys.exit(f"{options.host}, port {options.port}: {error}")
+        sys.exit(f"{options.host}, port {options.port}: {error.strerror or error}")
     print(f"{requests:,} requests in {seconds:.1f} s: {requests / seconds:,.0f}/s")
 
 

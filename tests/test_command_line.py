@@ -46,7 +46,7 @@ Adds up numbers over HTTP and tells InfluxDB 1.8 how many requests came.
 
 options:
   -h, --help          show this help message and exit
-  --bind ADDRESS      one address to listen on, 0.0.0.0 for all of IPv4, or ::
+  --bind ADDRESS      the address to listen on; 0.0.0.0 is all of IPv4
                       (default: all, IPv4 and IPv6)
   --port N            the port; 0 takes a free one (default: 8008)
   --influx DSN        where statistics go:
@@ -79,7 +79,7 @@ examples:
       serve on port 8008, send statistics to the InfluxDB on this machine
   curl 'http://localhost:8008/?a=3&b=3'
       Sum: 6.0
-  python webserver_influx.py --influx influxdb://math_server:math_server1@db.example.org:8086/math_server
+  python webserver_influx.py --influx influxdb://db.example.org
       send them to the InfluxDB of another machine
 """
 

@@ -115,7 +115,7 @@ def test_a_malformed_dsn_is_a_usage_error_without_the_password(option):
     ],
 )
 def test_the_schemes_that_the_option_takes_are_written_out(misuse, written):
-    reason = "it does not begin with influxdb:// or https+influxdb://; the form of a data source name is in --help"
+    reason = "it does not begin with influxdb:// or https+influxdb://; its form is in --help"
     assert misuse("--influx", written) == f"argument --influx: {reason}"
     assert misuse(dsn=written) == f"{DSN_VARIABLE}: {reason}"
 
