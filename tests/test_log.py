@@ -268,7 +268,7 @@ def test_ctrl_c_is_answered_at_once_by_what_it_waits_for(server):
         exchange(client, message("GET /"), until=b"Sum: 0")
         client.sendall(post(b'{"a": 3}')[:-1])
         web.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "\nStopping: finishing requests and " in web.stdout_text(), what="the line")
+        wait_until(lambda: "\nStopping: finishing requests, " in web.stdout_text(), what="the line")
         assert web.running
         client.sendall(b"}")
         assert texts(client.recv(4096)) == ["Sum: 3.0"]
