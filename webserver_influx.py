@@ -98,7 +98,7 @@ LOCK_SECONDS = 3.0  # at startup, wait for a killed server's workers to release 
 
 CONNECT_SECONDS = 5.0  # time-out for connecting to each address of InfluxDB
 RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB itself gives up a write after 10 s
-CONTENT_SECONDS = 60.0  # time-out for the whole content of its response
+CONTENT_SECONDS = 60.0  # time after which no more content of a response is read
 CONTENT_BYTES = 1024 * 1024  # most content read from a response; a quoted batch takes 100 kB
 CELLS = 255  # in the counter file: one for each serving thread of every worker
 SHORT_SECONDS = 0.5  # a shorter sample, as at the end, gives no rate
@@ -269,7 +269,7 @@ CACHE_KEY_BYTES = 4 * 1024  # longest key: the size of a large cookie
 
 
 class Cache(dict[bytes, Any]):
-    """Remembers what `parse` returns for bytes that clients repeat in every request; it depends on them alone."""
+    """Caches the results of `parse`, which depend only on bytes that clients repeat in every request."""
 
     __slots__ = ("parse",)
 
@@ -279,11 +279,15 @@ class Cache(dict[bytes, Any]):
 
     def __missing__(self, key: bytes) -> Any:
         value = self.parse(key)
+        self.keep(key, value)
+        return value
+
+    def keep(self, key: bytes, value: Any) -> None:
+        """Store a value, unless its key is long; empty a full cache first."""
         if len(key) <= CACHE_KEY_BYTES:
             if len(self) >= CACHE_ENTRIES:
                 self.clear()
             self[key] = value
-        return value
 
 
 def take_head(buffer: bytes) -> Optional[Head]:
@@ -312,7 +316,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
             check_other_target(method, target)
     section, end, rest = after_target.partition(HEAD_END)
     if end:
-        fields = section_cache[section]
+        fields = section_cache.get(section) or parse_section(section)
     else:
         check_controls(buffer)
         section = section.rpartition(b"\r\n")[0]  # the complete lines
@@ -358,6 +362,15 @@ def check_controls(buffer: bytes) -> None:
     bare = head.count(b"\n") > lines or head.count(b"\r") - head.endswith(b"\r") > lines
     if bare or len(head.translate(None, CONTROLS)) < len(head):
         raise RequestError(400, "The head contains a control character, a bare CR or a bare LF.")
+
+
+def parse_section(section: bytes) -> Fields:
+    """Check a head from its HTTP version to its last field line; return what its fields mean."""
+    known = len(line_cache)
+    fields: Fields = fields_cache[select_lines(section)]
+    if len(line_cache) == known:  # a field that is new in each request must not evict the sections that recur
+        section_cache.keep(section, fields)
+    return fields
 
 
 def select_lines(section: bytes) -> bytes:
@@ -409,8 +422,7 @@ def parse_fields(selected: bytes) -> Fields:
     return persistence, length, expectation, data_type
 
 
-line_cache, fields_cache = Cache(select_line), Cache(parse_fields)
-section_cache = Cache(lambda section: fields_cache[select_lines(section)])  # section: a head without method and target
+line_cache, fields_cache, section_cache = map(Cache, (select_line, parse_fields, parse_section))
 
 
 def list_members(value: bytes) -> list[bytes]:
@@ -574,7 +586,8 @@ def json_object(text: str) -> tuple[tuple[str, Any], ...]:
     try:
         members, end = JSON_DECODER.raw_decode(text, len(text) - len(text.lstrip(JSON_SPACE)))
     except ValueError as error:
-        raise RequestError(400, f"The body is not JSON: {error}.") from None
+        reason = str(error).encode("ascii", "backslashreplace").decode()  # PyPy's message quotes the body
+        raise RequestError(400, f"The body is not JSON: {reason}.") from None
     if end < len(text):
         raise RequestError(400, f"The body is not JSON: unexpected data after the value (char {end}).")
     if type(members) is not tuple:
@@ -680,7 +693,7 @@ CUT_ESCAPE = re.compile(rb"\\(?:x.?)?\Z")
 
 
 def log_line(client: str, time: bytes, request: bytes, status: int, length: int) -> bytes:
-    """Return the access log's line for a request, the first in these bytes; `length` is that of the content sent.
+    """Return the access log's line for the first request in `request`; `length` is that of the content sent.
 
     Its format is the Common Log Format (Apache HTTP Server 2.4, mod_log_config: `%h %l %u %t "%r" %>s %B`).
     """
@@ -724,7 +737,7 @@ class SumHandler(BaseHTTPRequestHandler):
         return address.removeprefix("::ffff:").partition("%")[0]
 
     def handle(self) -> Generator[bytes, bytes, bytes]:  # type: ignore[override]
-        """Yield the responses to what is sent in: the client's bytes, b"" at their end, and b"" for each TURN.
+        """Take the client's bytes by send(), b"" at their end and for each TURN; yield the responses to them.
 
         Return the last ones. Then the connection ends: at once, or after the client's end if it `waits_for` LINGER.
         """
@@ -1451,7 +1464,7 @@ class InfluxDB:
         reference"). So redirects, which may turn a POST into a GET (RFC 9110 §15.4.2), are not followed.
         """
         content, end = bytearray(), monotonic() + CONTENT_SECONDS
-        with response:  # in small pieces, so that the time is checked even if bytes come one by one
+        with response:  # in small pieces, so that the time is checked between them
             while len(content) < CONTENT_BYTES and monotonic() < end and (piece := response.raw.read(64)):
                 content += piece
         response.raw = BytesIO(content)  # the client reads it there
@@ -1520,22 +1533,15 @@ def errors_in(content: bytes) -> Optional[list[str]]:
 # --------------------------------------------------------------------------------- Reporter and courier
 
 
-class Interval(NamedTuple):
-    """The requests of an interval, as the log shows them."""
-
-    requests: int
-    seconds: float
-    peak: float  # most requests in a second
-
-    def __str__(self) -> str:
-        """Return the figures in words, with the rates if there was at least one request per second."""
-        line = f"{counted(self.requests, 'request')} in {duration(self.seconds)}"
-        rate = self.requests / self.seconds if self.seconds >= SHORT_SECONDS else 0.0
-        return f"{line} ({per_second(rate)}, at most {per_second(max(rate, self.peak))})" if rate >= 1 else line
+def interval_line(requests: int, seconds: float, peak: float) -> str:
+    """Format an interval's requests and, if there was at least one in a second, the rates; peak is the highest."""
+    line = f"{counted(requests, 'request')} in {duration(seconds)}"
+    rate = requests / seconds if seconds >= SHORT_SECONDS else 0.0
+    return f"{line} ({per_second(rate)}, at most {per_second(max(rate, peak))})" if rate >= 1 else line
 
 
 def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox) -> None:
-    """Log an error that will be retried: each kind once, until a round succeeds."""
+    """Log an error whose cause is retried: each kind once, until that succeeds."""
     if isinstance(error, UnavailableError):
         failures.warn(f"{error}; points wait in {outbox.display_name}")
     elif isinstance(error, (sqlite3.Error, OSError, MemoryError)):
@@ -1559,7 +1565,7 @@ class Courier(threading.Thread):
         """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
         super().__init__(name="courier", daemon=True)
         self.outbox, self.influxdb, self.longest_pause, self.quiet = outbox, influxdb, longest_pause, quiet
-        self.intervals: deque[Interval] = deque()  # not yet logged; the thread that removes one logs it
+        self.intervals: deque[str] = deque()  # not yet logged; the thread that removes one logs it
         self.wakeup, self.ending = threading.Event(), threading.Event()
         self.delivered = 0  # points, in this run
         self.newest_delivered = Point(0, 0, 0)
@@ -1578,7 +1584,7 @@ class Courier(threading.Thread):
             return "no point sent yet"
         return f"{counted(self.rejected, 'point')} rejected" if self.rejected else "InfluxDB takes points"
 
-    def hand_over(self, interval: Optional[Interval]) -> None:
+    def hand_over(self, interval: Optional[str]) -> None:
         """Wake the courier to deliver the points and then log this interval, if any; log the earlier ones now."""
         with contextlib.suppress(BaseException):  # there may be no memory for the log
             if self.intervals:
@@ -1590,7 +1596,7 @@ class Courier(threading.Thread):
             self.intervals.append(interval)
         self.wakeup.set()
 
-    def stop(self, last: Optional[Interval], end: float) -> None:
+    def stop(self, last: Optional[str], end: float) -> None:
         """Wait for the delivery of the last points until end (monotonic seconds); log the last interval, if any."""
         self.ending.set()
         self.hand_over(last)
@@ -1632,6 +1638,7 @@ class Courier(threading.Thread):
         """Send all waiting points, in order. Raises UnavailableError, OSError, sqlite3.Error."""
         if not (self.delivered or self.outbox.pending):  # so that a wrong address is in the log at startup
             self.influxdb.check_reachable()
+            self.failures.well()
         while points := self.outbox.oldest(self.BATCH_POINTS):
             self.send(points)
 
@@ -1698,7 +1705,7 @@ class Courier(threading.Thread):
 class Reporter(threading.Thread):
     """The daemon thread that records a point after each interval; only the disk can delay it."""
 
-    CLOCK_STEP_SECONDS = 1.0  # smallest step logged: a busy machine cannot read two clocks at the same time
+    CLOCK_STEP_SECONDS = 1.0  # no smaller step is logged: a busy machine reads two clocks at two times
 
     def __init__(
         self, outbox: Outbox, courier: Courier, interval: float, take_recent_peak: Callable[[], float] = float
@@ -1709,7 +1716,7 @@ class Reporter(threading.Thread):
         self.stopping = threading.Event()
         self.began = monotonic()  # when the current interval began
         self.due = self.began + interval  # when it ends
-        self.last: Optional[Interval] = None  # the last, partial interval, once it is recorded
+        self.last: Optional[str] = None  # the last, partial interval, once it is recorded
         self.retry_end = inf  # until then (monotonic seconds), recording the last interval is retried
         self.clock_offset = time_ns() / 1e9 - self.began  # the system's clock minus the monotonic one, in seconds
         self.failures, self.file_problems = Once(), Once()
@@ -1738,7 +1745,7 @@ class Reporter(threading.Thread):
         if not self.last:
             log.warning("The last point could not be recorded in time")
 
-    def record(self) -> Optional[Interval]:
+    def record(self) -> Optional[str]:
         """Record a point; return its interval, or None if that failed."""
         try:
             if problem := self.outbox.counter.problem():
@@ -1750,14 +1757,14 @@ class Reporter(threading.Thread):
             if self.failures.well():
                 log.info("Points are recorded again")
             began, self.began = self.began, monotonic()
-            return Interval(point.requests, self.began - began, self.take_recent_peak())
+            return interval_line(point.requests, self.began - began, self.take_recent_peak())
         except BaseException as error:
             with contextlib.suppress(BaseException):  # there may be no memory for the log
                 log_failure(self.failures, "No point can be recorded", error, self.outbox)
         return None
 
     def log_clock_step(self) -> None:
-        """Log a step of the system's clock since the last call."""
+        """Log a clock step of more than an interval."""
         offset = time_ns() / 1e9 - monotonic()
         step, self.clock_offset = offset - self.clock_offset, offset
         if abs(step) > max(self.interval, self.CLOCK_STEP_SECONDS):
@@ -2001,8 +2008,7 @@ class ServingThread(threading.Thread):
     def __init__(self, server: "SumServer", cell: Cell) -> None:
         self.number = cell.index // Counter.STEP - 1  # index of this thread in server.loads
         super().__init__(name=f"server {self.number}", daemon=True)
-        self.server, self.cell = server, cell
-        self.poll = Poll()
+        self.server, self.cell, self.poll = server, cell, Poll()
         self.timeouts = {REQUEST: IDLE_SECONDS, HEAD: HEAD_SECONDS, BODY: BODY_SECONDS, TURN: inf}
         self.timeouts.update({SEND: SEND_SECONDS, LINGER: LINGER_SECONDS})
         self.connections: dict[int, Connection] = {}  # by descriptor
@@ -2013,8 +2019,7 @@ class ServingThread(threading.Thread):
         self.now = self.next_second = self.next_turn = monotonic()
         self.listening = server.socket.fileno()
         self.steps[self.listening] = self.accept
-        self.listen_again_at = self.now  # infinity while it listens
-        self.next_check = self.now  # the earlier of next_second and listen_again_at; earlier during shutdown
+        self.listen_again_at = self.now  # inf: it listens, or stops
         self.accepted = 0  # connections accepted in this second
         self.troubles = Once()
         self.drained = threading.Event()  # during shutdown: all connections in the backlog are accepted
@@ -2040,11 +2045,11 @@ class ServingThread(threading.Thread):
 
     def serve(self) -> None:
         """Wait for events until the next check is due, or the next turn; handle them all."""
-        wait = self.next_check - self.now
+        wait = min(self.next_second, self.listen_again_at) - self.now
         if self.queued:  # if nothing is ready at this instant, requests of the other clients may still be on their way
             quiet = self.QUIET_SECONDS
             wait = min(wait, quiet) if self.next_turn - monotonic() > quiet else 0.0
-        ready = self.poll.poll(wait if wait > 0 else 0)  # a negative time-out would mean none
+        ready = self.poll.poll(wait if wait > 0 else 0)  # a negative one would wait forever
         self.now = now = monotonic()
         steps = self.steps
         for descriptor, _ in ready:
@@ -2055,7 +2060,7 @@ class ServingThread(threading.Thread):
         self.send_responses()
         if self.queued and (not ready or now >= self.next_turn):
             self.give_turn(self.queued.popleft())
-        if now >= self.next_check:
+        if now >= self.next_second or now >= self.listen_again_at:
             self.check()
 
     def count_request(self) -> None:
@@ -2073,7 +2078,7 @@ class ServingThread(threading.Thread):
         """
         self.cell.increment(self.uncounted)
         self.uncounted = 0
-        for connection in self.responding:  # which may grow in this loop
+        for connection in self.responding:
             try:
                 connection.step()
             except Exception as error:
@@ -2108,7 +2113,7 @@ class ServingThread(threading.Thread):
                 connection.close()
 
     def check(self) -> None:
-        """Do the work of each second, and accept again after a pause; set the time of the next check."""
+        """Do the work of each second, and accept again after a pause."""
         if self.now >= self.next_second:
             self.each_second()
         if self.now >= self.listen_again_at:
@@ -2117,7 +2122,6 @@ class ServingThread(threading.Thread):
                 self.listen_again_at = inf
             except OSError as error:
                 self.wait_for_room(error)
-        self.next_check = min(self.next_second, self.listen_again_at)
 
     def each_second(self) -> None:
         """Renew the date, publish this thread's load and usage, and end connections that timed out."""
@@ -2178,7 +2182,6 @@ class ServingThread(threading.Thread):
         if self.listen_again_at == inf:
             self.poll.unregister(self.listening)
         self.listen_again_at = self.now + seconds
-        self.next_check = min(self.next_check, self.listen_again_at)
 
     def publish_load(self) -> None:
         """Publish this thread's load: its open connections, and up to BURST_CONNECTIONS accepted in this second."""
@@ -2195,7 +2198,7 @@ class ServingThread(threading.Thread):
         self.pause_accepting(inf)
         self.drained.set()
         while self.connections and monotonic() < grace_end + STOP_LINGER_SECONDS:
-            self.next_check = min(self.next_check, self.now + self.STOP_CHECK_SECONDS)
+            self.next_second = min(self.next_second, self.now + self.STOP_CHECK_SECONDS)
             self.survive(self.serve)
             left = grace_end - self.now
             self.timeouts.update({REQUEST: 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf})
@@ -2265,7 +2268,7 @@ class SumServer(ThreadingHTTPServer):
 
 
 def serving_threads(processes: int) -> int:
-    """Return the number of serving threads per process: one, unless this Python runs without the GIL."""
+    """Return the number of serving threads per process: one, or more in a free-threaded build."""
     if "t" not in getattr(sys, "abiflags", ""):  # "t" marks a free-threaded build (PEP 703)
         return 1
     return max(1, min(ceil(cpu_limit()), CELLS) // processes)
@@ -2755,9 +2758,7 @@ class Meter:
         if rate > self.peak:
             self.peak, self.peak_at = rate, now
         self.busy.append(load)
-        if rate < self.peak / 2 or not load.requests:
-            self.busy.clear()
-        while self.busy and self.busy[0].rate < self.peak / 2:
+        while any(one.rate < self.peak / 2 or not one.requests for one in self.busy):
             self.busy.popleft()
         in_a_row = sum(self.busy, Load())
         if in_a_row.requests > self.best.requests or self.best.rate < self.peak / 2:
@@ -2780,7 +2781,7 @@ class Meter:
         ]
         separator = " · " if blocks else " | "
         while len(figures) > 1 and columns(separator.join(figures)) > width:
-            figures.pop(-2 if len(figures) > 4 else -1)  # the status goes after connections and CPU
+            figures.pop(-2 if len(figures) > 4 else -1)  # drop CPU, then connections, then the status
         line = separator.join(figures)[:width]
         room = (width - columns(line) - 2) // 2 if blocks else 0
         rates = list(self.rates)[-room:] if room > 0 else []
@@ -2892,7 +2893,7 @@ examples:
   curl 'http://localhost:8008/?a=3&b=3'
       Sum: 6.0
   python webserver_influx.py --influx influxdb://db.example.org
-      send them to the InfluxDB of another machine
+      send statistics to another machine
 """
 
 
@@ -2983,7 +2984,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     about = "a further tag of each point, so that servers can share a database; may be repeated (default: none)"
     add("--tag", metavar="KEY=VALUE", dest="tags", type=tag, action="append", default=[], help=about)
     about = f"""where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file:
-        what is not delivered when the program ends, or is killed, is lost (default: {STATE_FILE})"""
+        points not delivered when the program ends, or is killed, are lost (default: {STATE_FILE})"""
     file_name = partial(non_empty, what="neither a file name nor :memory:")
     add("--state", metavar="FILE", type=file_name, default=default.state, help=about)
     about = "processes, or auto: one for each CPU (default: 1)"
@@ -3148,7 +3149,7 @@ def run(options: Options, stop_asked: threading.Event) -> None:
         try:
             service.start()
             start_thread(reporter)
-            start_thread(courier)  # it imports the client; no other thread may import at that time
+            start_thread(courier)  # it imports the client
             announce(listener, options, outbox.display_name)
             start_thread(watch)
             stop_asked.wait()

@@ -58,8 +58,8 @@ options:
   --tag KEY=VALUE     a further tag of each point, so that servers can share a
                       database; may be repeated (default: none)
   --state FILE        where points wait for InfluxDB; FILE-count beside it
-                      holds the counter. :memory: stands for no file: what is
-                      not delivered when the program ends, or is killed, is
+                      holds the counter. :memory: stands for no file: points
+                      not delivered when the program ends, or is killed, are
                       lost (default: math_server.db)
   --workers N         processes, or auto: one for each CPU (default: 1)
   --access-log        log each request, at three quarters of the speed
@@ -80,7 +80,7 @@ examples:
   curl 'http://localhost:8008/?a=3&b=3'
       Sum: 6.0
   python webserver_influx.py --influx influxdb://db.example.org
-      send them to the InfluxDB of another machine
+      send statistics to another machine
 """
 
 

@@ -15,7 +15,7 @@ from books import SECOND, count
 from daemons import wait_until
 from states import opened
 
-from webserver_influx import Courier, Interval, Point, RefusedError, UnavailableError, counted
+from webserver_influx import Courier, Point, RefusedError, UnavailableError, counted, interval_line
 
 WELL = "All is well again: InfluxDB takes points"
 
@@ -80,7 +80,7 @@ class Rounds:
 
     def a_round(self, seconds: float = 60.0) -> None:
         point = self.outbox.record(time_ns())
-        self.courier.hand_over(Interval(point.requests, seconds, 0.0))
+        self.courier.hand_over(interval_line(point.requests, seconds, 0.0))
         self.deliver()
 
 
@@ -125,7 +125,7 @@ def test_points_are_delivered_in_order_in_batches(outbox, rounds, influxdb):
 def test_a_backlog_lets_each_interval_be_logged_when_it_ends(outbox, rounds, influxdb, caplog):
     caplog.set_level(logging.INFO)
     record_many(outbox, 2500)
-    rounds.courier.hand_over(Interval(1, 60.0, 0.0))
+    rounds.courier.hand_over(interval_line(1, 60.0, 0.0))
     rounds.courier.round(0.0)
     rounds.deliver()
     assert outbox.pending == 0
@@ -384,7 +384,7 @@ def test_each_interval_has_one_line_that_says_how_many_and_where_they_are(counte
     ],
 )
 def test_an_interval_is_told_without_a_rate_that_says_nothing(requests, seconds, peak, line):
-    assert str(Interval(requests, seconds, peak)) == line
+    assert interval_line(requests, seconds, peak) == line
 
 
 @pytest.mark.smoke
@@ -434,7 +434,7 @@ def test_a_point_that_is_rejected_is_in_the_log_even_if_its_delivery_logs_no_int
     for expected in (1, 2):
         for _ in range(2):
             point = outbox.record(time_ns())
-            rounds.courier.hand_over(Interval(point.requests, 60.0, 0.0))
+            rounds.courier.hand_over(interval_line(point.requests, 60.0, 0.0))
             rounds.courier.round(0.0)  # without a look at the log: another interval waits
         rounds.deliver()
         fates = [message.rpartition("; ")[2] for message in caplog.messages if "requests in" in message]
@@ -511,7 +511,7 @@ class Started:
 
     def report(self, is_last: bool = False) -> None:
         point = self.outbox.record(time_ns())
-        interval = Interval(point.requests, 60.0, 0.0)
+        interval = interval_line(point.requests, 60.0, 0.0)
         if is_last:
             self.last = interval
         else:

@@ -82,6 +82,7 @@ def test_seconds_at_the_edge_of_a_load_are_not_under_load():
         ([*[100] * 12, 0, *[90] * 3, 40, *[110] * 2], Load(10.0, 1000)),
         ([*[100] * 12, *[1000] * 4, *[100] * 12], Load(4.0, 4000)),  # half of the peak is another load
         ([1000, *[600] * 4], Load(5.0, 3400)),
+        ([100, 60, 150], Load(2.0, 160)),  # not all three: the 60 are less than half of the new peak
         ([*[600] * 4, 1000, 400], Load(5.0, 3400)),
         ([*[400] * 9, 1000, *[400] * 9], Load(1.0, 1000)),
         ([1000] * 3 + [0] + [1000] * 4 + [0] + [1000] * 2, Load(4.0, 4000)),

@@ -16,17 +16,17 @@ from books import count
 from daemons import wait_until
 
 import webserver_influx
-from webserver_influx import Courier, Interval, Point, Reporter, UnavailableError
+from webserver_influx import Courier, Point, Reporter, UnavailableError
 
 
 class Notes:
     """A courier that delivers nothing, and only notes the intervals that it is given."""
 
     def __init__(self) -> None:
-        self.intervals: list[Interval | None] = []
+        self.intervals: list[str | None] = []
         self.has_last = self.has_ended = False
 
-    def hand_over(self, interval: Interval | None) -> None:
+    def hand_over(self, interval: str | None) -> None:
         self.intervals.append(interval)
 
     def stop(self, last, end: float) -> None:
@@ -52,14 +52,13 @@ def warnings_in(caplog) -> list[str]:
 @pytest.mark.smoke
 def test_an_interval_is_handed_on_with_its_requests_its_length_and_its_most(counter, outbox, courier):
     reporter = Reporter(outbox, courier, 60.0, iter((9000.0, 20.0)).__next__)
-    begin = monotonic()
     count(counter, 5)
-    first = reporter.record()
-    second = reporter.record()
-    assert (first.requests, first.peak) == (5, 9000.0)
-    assert (second.requests, second.peak) == (0, 20.0)
-    assert 0 <= first.seconds + second.seconds <= monotonic() - begin + 1
-    assert [point.requests for point in outbox.oldest(9)] == [5, 0]
+    reporter.began -= 2
+    assert reporter.record() == "5 requests in 2 s (2.5/s, at most 9,000/s)"
+    count(counter, 6)
+    reporter.began -= 2
+    assert reporter.record() == "6 requests in 2 s (3/s, at most 20/s)"
+    assert [point.requests for point in outbox.oldest(9)] == [5, 6]
 
 
 @pytest.mark.smoke
@@ -68,7 +67,8 @@ def test_stopping_records_the_last_part_of_an_interval(counter, outbox, reporter
     count(counter, 9)
     reporter.stop(monotonic() + 5)
     assert not reporter.is_alive()
-    assert [interval.requests for interval in courier.intervals] == [9]
+    (interval,) = courier.intervals
+    assert interval.startswith("9 requests in ")
     assert courier.has_last
     assert courier.has_ended
     assert [point.requests for point in outbox.oldest(9)] == [9]
@@ -87,7 +87,7 @@ def test_a_locked_database_is_one_log_line(tmp_path, counter, outbox, reporter, 
     (line,) = warnings_in(caplog)
     assert line == f"No point can be recorded: {outbox.path}: database is locked; requests are still counted"
     count(counter, 1)
-    assert reporter.record().requests == 13
+    assert reporter.record().startswith("13 requests in ")
     assert caplog.messages == [line, "Points are recorded again"]
 
 
@@ -150,7 +150,8 @@ def test_an_end_waits_for_a_slow_disk_as_long_as_it_may(outbox, reporter, courie
     monkeypatch.setattr(outbox, "record", record)
     reporter.start()
     reporter.stop(monotonic() + 1)
-    assert [interval.requests for interval in courier.intervals] == [5]
+    (interval,) = courier.intervals
+    assert interval.startswith("5 requests in ")
     assert not warnings_in(caplog)
 
 
@@ -161,7 +162,7 @@ def test_the_reporter_outlives_a_lack_of_memory_while_it_hands_an_interval_on(ou
         if len(calls) == 1:
             raise MemoryError
 
-    calls: list[Interval] = []
+    calls: list[str] = []
     monkeypatch.setattr(courier, "hand_over", hand_over)
     reporter = Reporter(outbox, courier, 0.01)
     reporter.start()

@@ -404,6 +404,14 @@ def test_the_caches_are_bounded_in_number_and_size(make_head):
         assert sum(map(len, memory)) <= webserver_influx.CACHE_ENTRIES * webserver_influx.CACHE_KEY_BYTES
 
 
+def test_one_changing_field_does_not_evict_the_sections_that_repeat():
+    for _ in range(2):  # the first time, the lines are new
+        take_head(get("Known: 1"))
+    for number in range(webserver_influx.CACHE_ENTRIES // 4):
+        take_head(get("Known: 1", f"Cookie: visit={number}"))
+    assert b"HTTP/1.1\r\nHost: x\r\nKnown: 1" in webserver_influx.section_cache
+
+
 # --- bodies
 
 

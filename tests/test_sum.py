@@ -180,6 +180,7 @@ def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
         b'{"a": 1_000}',
         b'{"a": "\n"}',
         b'{"a": "\\x"}',
+        b'{"a": "\\\xc3\xa9"}',  # PyPy's json quotes the letter
         b'{"a": "',
         b'{"a": 3} // no comment',
         b"\0",
@@ -203,6 +204,7 @@ def test_a_body_that_is_no_json_object_is_refused_with_one_line(body):
         json_numbers(body)
     assert caught.value.status == 400
     assert_is_one_line(str(caught.value))
+    assert str(caught.value).isascii(), "the length in bytes of a response is that in characters"
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ("[0, ", "]")])
