@@ -291,8 +291,13 @@ def test_a_stop_under_full_load_is_in_good_order_and_the_books_balance(server, i
 
 def shifted_clock(folder: Path) -> tuple[dict[str, str], Callable[[int], None]]:
     """The environment of a server whose clock is shifted by as many seconds as the function says, anew at each call."""
-    listed = subprocess.run([installed("faketime"), "-f", "+0", "env"], capture_output=True, text=True, check=True)
-    (preload,) = re.findall("^LD_PRELOAD=(.*)$", listed.stdout, re.MULTILINE)
+
+    def preloaded() -> list[str]:  # it fails if a process of the same number left its semaphore
+        command = [installed("faketime"), "-f", "+0", "env"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return re.findall("^LD_PRELOAD=(.*)$", listed, re.MULTILINE)
+
+    (preload,) = wait_until(preloaded)
     file = folder / "clock"
 
     def shift(seconds: int) -> None:
