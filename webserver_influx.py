@@ -3160,10 +3160,10 @@ def run(options: Options, stop_asked: threading.Event) -> None:
             service.stop()
             watch.look()
             reporter.stop(end)
-            this = threading.get_ident()
-            log.addFilter(lambda record: record.thread == this)  # other threads log nothing after the summary
-            for line in watch.meter.summary(cpu_limit(), os.cpu_count() or 1, options.workers * options.threads):
-                log.info("%s", line)
+            log.addFilter(lambda record: record.threadName == "MainThread")  # others log nothing after the summary
+            with contextlib.suppress(Exception):  # statistics are not essential
+                for line in watch.meter.summary(cpu_limit(), os.cpu_count() or 1, watch.processes):
+                    log.info("%s", line)
 
 
 def main(argv: Optional[list[str]] = None) -> int:

@@ -129,16 +129,26 @@ def test_a_terminal_that_closes_while_it_stops_hastens_nothing(server):
 
 
 IN_A_TERMINAL = """
-    import os, pty, sys
+    import os, pty, signal, sys, time
 
+    pause = float(sys.argv[1])  # between two SIGTERMs after the terminal is closed; 0 for none
     pid, terminal = pty.fork()
     if not pid:
-        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
     told = b""
-    while told.count(b"\\n") < 2:
+    while told.count(b"\\n") < 4:
         told += os.read(terminal, 4096)
     os.close(terminal)
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    ended = 0
+    for _ in range(40 if pause else 0):
+        time.sleep(pause)
+        os.kill(pid, signal.SIGTERM)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            break
+    if not ended:
+        _, status = os.waitpid(pid, 0)
+    sys.exit(os.waitstatus_to_exitcode(status) % 256)
 """
 
 
@@ -150,31 +160,9 @@ def test_a_terminal_that_is_closed_ends_it_in_good_order(state, influxd, tmp_pat
     monkeypatch.setenv("TMPDIR", str(folder))
     influx = influxd()
     options = ["--state", ":memory:", "--port", 0, "--influx", influx.dsn(), "--workers", workers]
-    assert run_python(IN_A_TERMINAL, PROGRAM, *options).returncode == 0
+    assert run_python(IN_A_TERMINAL, 0, PROGRAM, *options).returncode == 0
     assert len(influx.points()) == 1
     assert not list(folder.iterdir())
-
-
-CLOSED_AND_ENDED = """
-    import os, pty, signal, sys, time
-
-    pid, terminal = pty.fork()
-    if not pid:
-        os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-    told = b""
-    while told.count(b"\\n") < 4:
-        told += os.read(terminal, 4096)
-    os.close(terminal)
-    for _ in range(40):
-        time.sleep(float(sys.argv[1]))
-        os.kill(pid, signal.SIGTERM)
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            break
-    else:
-        status = os.waitpid(pid, 0)[1]
-    sys.exit(os.waitstatus_to_exitcode(status) % 256)
-"""
 
 
 @posix
@@ -182,7 +170,7 @@ CLOSED_AND_ENDED = """
 def test_a_terminal_that_closes_and_then_sigterm_end_it_in_good_order(state, pause):
     """The interpreter's end is as long as that: a signal that came then ended the process itself."""
     options = ["--state", state, "--port", 0, "--influx", "influxdb://127.0.0.1:9"]
-    assert run_python(CLOSED_AND_ENDED, pause, PROGRAM, *options).returncode in (0, 130)  # 130: long after the first
+    assert run_python(IN_A_TERMINAL, pause, PROGRAM, *options).returncode in (0, 130)  # 130: long after the first
 
 
 @posix
