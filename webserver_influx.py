@@ -1148,7 +1148,7 @@ class Outbox:
         folder = os.path.dirname(os.path.abspath(path))
         line = f"{path}: {reason_of(error)}"
         if isinstance(error, OSError) and error.filename and not os.path.exists(path):
-            return f"cannot write {line} in {folder}"
+            return f"cannot write {'the state file ' if path == self.path else ''}{line} in {folder}"
         if type(error) is sqlite3.DatabaseError:  # it is corrupt, or not a database
             line += "; repair it, or use a different --state"
         elif isinstance(error, sqlite3.OperationalError) and path != ":memory:":
@@ -1320,7 +1320,7 @@ def parse_dsn(dsn: str) -> Destination:
     if not dsn:
         raise ValueError("it is empty")
     if parts.scheme not in DSN_SCHEMES:
-        raise ValueError("it does not begin with influxdb:// or https+influxdb://")
+        raise ValueError(f"write {meant_dsn(dsn)}")
     if not host:
         raise ValueError("it names no host")
     if "?" in dsn or "#" in dsn or " " in dsn or not dsn.isprintable():
@@ -1337,6 +1337,20 @@ def parse_dsn(dsn: str) -> Destination:
         username, password = unquote(parts.username), unquote(parts.password or "")
     tls = parts.scheme == DSN_SCHEMES[True]
     return Destination(host, port or 8086, username, password, unquote(database) or DATABASE, tls, path)
+
+
+def meant_dsn(dsn: str) -> str:
+    """Return what a DSN with an unknown scheme, or none, was probably meant to be, without user and password."""
+    scheme, _, rest = dsn.rpartition("://")
+    _, at, address = rest.rpartition("@")
+    meant = DSN_SCHEMES[scheme == "https"]
+    try:
+        parse_dsn(f"{meant}://{address}")
+    except ValueError:
+        address = ""
+    if ":" not in dsn or not address:  # a single word may be anything, such as a password
+        address = "host:8086"
+    return f"{meant}://{'user:password@' if at else ''}{address}"
 
 
 class UnavailableError(Exception):

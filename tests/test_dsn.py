@@ -100,22 +100,22 @@ def test_a_malformed_dsn_is_a_usage_error_without_the_password(option):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
-    "written",
+    ("written", "meant"),
     [
-        "http://localhost:8086",
-        "localhost:8086",
-        "db.example.org:8086/numbers",
-        "[::1]:8086",
-        "https://db.example.org/prefix/numbers",
-        f"http://u:{PASSWORD}@h:8086/d",
-        f"udp+influxdb://u:{PASSWORD}@h:8089",
-        f"u:{PASSWORD}@h",
-        PASSWORD,
-        "://",
+        ("http://localhost:8086", "influxdb://localhost:8086"),
+        ("localhost:8086", "influxdb://localhost:8086"),
+        ("db.example.org:8086/numbers", "influxdb://db.example.org:8086/numbers"),
+        ("[::1]:8086", "influxdb://[::1]:8086"),
+        ("https://db.example.org/prefix/numbers", "https+influxdb://db.example.org/prefix/numbers"),
+        (f"http://u:{PASSWORD}@h:8086/d", "influxdb://user:password@h:8086/d"),
+        (f"udp+influxdb://u:{PASSWORD}@h:8089", "influxdb://user:password@h:8089"),
+        (f"u:{PASSWORD}@h", "influxdb://user:password@h"),
+        (PASSWORD, "influxdb://host:8086"),
+        ("://", "influxdb://host:8086"),
     ],
 )
-def test_the_schemes_that_the_option_takes_are_written_out(misuse, written):
-    reason = "it does not begin with influxdb:// or https+influxdb://; its form is in --help"
+def test_the_form_that_the_option_takes_is_written_out(misuse, written, meant):
+    reason = f"write {meant}; its form is in --help"
     assert misuse("--influx", written) == f"argument --influx: {reason}"
     assert misuse(dsn=written) == f"{DSN_VARIABLE}: {reason}"
 

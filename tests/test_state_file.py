@@ -24,7 +24,7 @@ from states import ODD_STATES, make_state, opened
 def test_a_state_file_in_a_folder_that_is_missing_is_one_line(tmp_path):
     state = tmp_path / "missing" / "state.db"
     reason = f"No such file or directory in {state.parent}"
-    assert failure("--state", str(state), "--port", "0") == f"cannot write {state}: {reason}"
+    assert failure("--state", str(state), "--port", "0") == f"cannot write the state file {state}: {reason}"
 
 
 def test_a_state_file_that_is_a_folder_is_one_line(tmp_path):
@@ -38,7 +38,7 @@ def test_a_state_file_that_is_a_folder_is_one_line(tmp_path):
 def test_a_folder_in_which_nothing_can_be_written_is_one_line():
     """Not even by root."""
     reason = failure("--state", "/proc/state.db", "--port", "0")
-    assert re.fullmatch("cannot write /proc/state.db: (?!None).+ in /proc", reason)
+    assert re.fullmatch("cannot write the state file /proc/state.db: (?!None).+ in /proc", reason)
 
 
 def test_a_file_that_is_no_state_file_is_one_line_and_left_as_it_is(state):
