@@ -249,6 +249,7 @@ KEEP_ALIVE_1_0 = "\r\nConnection: keep-alive\r\n\r\n"
 CLOSE = "\r\nConnection: close\r\n\r\n"
 
 CHUNKED = -1  # stands for the length of a body that is known only after its last chunk
+SLASH = ord("/")
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST")}
 VERSIONS = {b"HTTP/1.%d" % minor for minor in range(10)}  # 1.2 and later are read as 1.1 (RFC 9110 §2.5)
 IDENTITY = b"identity"
@@ -325,7 +326,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
         select_lines(section)
     if target.translate(TARGET_TABLE) != target:
         raise RequestError(400, 'The request-target contains a control character or "#".')
-    if target[:1] != b"/":
+    if not target or target[0] != SLASH:
         check_other_target(method, target)
     return (name, target.partition(b"?")[2], fields, rest) if end else None
 
@@ -1882,12 +1883,12 @@ SEND = "send"  # a connection waits for its client to receive responses; its han
 class Connection:
     """A client's socket, and the handler that answers its requests.
 
-    `live()` runs from the first byte to the last. Each `yield` in it waits for one event, and the serving thread calls
-    `step()` when that has happened: the socket is ready, this round's requests are counted, or it is this connection's
-    turn.
+    `live()` runs from the first byte to the last. Each `yield` in it waits for one event, and the serving thread
+    continues `life` when that has happened: the socket is ready, this round's requests are counted, or it is this
+    connection's turn.
     """
 
-    __slots__ = ("deadline", "descriptor", "event", "handler", "life", "sock", "step", "thread")
+    __slots__ = ("deadline", "descriptor", "event", "handler", "life", "sock", "thread")
 
     def __init__(self, sock: socket.socket, client_address: tuple[Any, ...], thread: "ServingThread") -> None:
         sock.setblocking(False)
@@ -1896,7 +1897,6 @@ class Connection:
         self.event = 0  # READ or WRITE, for which poll() watches the socket; 0 if it does not, as before a turn
         self.deadline = thread.deadline(REQUEST)  # of the present wait, in monotonic seconds
         self.life = self.live()
-        self.step = self.life.__next__
 
     @property
     def waits_for(self) -> str:
@@ -2000,7 +2000,6 @@ class Connection:
     def close(self) -> None:
         if self.thread.connections.pop(self.descriptor, None):
             self.watch(0)
-            del self.thread.steps[self.descriptor]
             self.life.close()
             self.sock.close()
             self.thread.publish_load()
@@ -2026,19 +2025,16 @@ class ServingThread(threading.Thread):
         self.timeouts = {REQUEST: IDLE_SECONDS, HEAD: HEAD_SECONDS, BODY: BODY_SECONDS, TURN: inf}
         self.timeouts.update({SEND: SEND_SECONDS, LINGER: LINGER_SECONDS})
         self.connections: dict[int, Connection] = {}  # by descriptor
-        self.steps: dict[int, Callable[[], Any]] = {}  # what to call when a descriptor is ready
         self.uncounted = 0  # requests that are not yet in the cell
         self.responding: list[Connection] = []  # with responses to send once these requests are counted
         self.queued: deque[Connection] = deque()  # waiting for a turn, or closed since
         self.now = self.next_second = self.next_turn = monotonic()
         self.listening = server.socket.fileno()
-        self.steps[self.listening] = self.accept
         self.listen_again_at = self.now  # inf: it listens, or stops
         self.accepted = 0  # connections accepted in this second
         self.troubles = Once()
         self.drained = threading.Event()  # during shutdown: all connections in the backlog are accepted
         self.wakeup, self.wakeup_end = socket.socketpair()  # a byte in it ends poll()
-        self.steps[self.wakeup_end.fileno()] = partial(self.wakeup_end.recv, 1)
         self.poll.register(self.wakeup_end.fileno(), READ)
 
     def run(self) -> None:
@@ -2065,12 +2061,18 @@ class ServingThread(threading.Thread):
             wait = min(wait, quiet) if self.next_turn - monotonic() > quiet else 0.0
         ready = self.poll.poll(wait if wait > 0 else 0)  # a negative one would wait forever
         self.now = now = monotonic()
-        steps = self.steps
+        connections = self.connections
         for descriptor, _ in ready:
+            connection = connections.get(descriptor)
             try:
-                steps[descriptor]()
+                if connection:
+                    connection.life.send(None)
+                elif descriptor == self.wakeup_end.fileno():
+                    self.wakeup_end.recv(1)
+                else:
+                    self.accept()
             except Exception as error:
-                self.end(self.connections.get(descriptor), error)
+                self.end(connection, error)
         self.send_responses()
         if self.queued and (not ready or now >= self.next_turn):
             self.give_turn(self.queued.popleft())
@@ -2094,7 +2096,7 @@ class ServingThread(threading.Thread):
         self.uncounted = 0
         for connection in self.responding:
             try:
-                connection.step()
+                connection.life.send(None)
             except Exception as error:
                 self.end(connection, error)
         self.responding.clear()
@@ -2103,7 +2105,7 @@ class ServingThread(threading.Thread):
         """Continue long work for one step, and set when the next turn may begin."""
         if self.connections.get(connection.descriptor) is connection:
             begin = monotonic()
-            self.attempt(connection, connection.step)
+            self.attempt(connection, connection.life.__next__)
             self.send_responses()
             end = monotonic()
             self.next_turn = end + TURN_REST * (end - begin)
@@ -2177,10 +2179,9 @@ class ServingThread(threading.Thread):
                 self.wait_for_room(error)
                 return False
             self.connections[connection.descriptor] = connection
-            self.steps[connection.descriptor] = connection.step
             self.accepted += 1
             self.publish_load()
-            self.attempt(connection, connection.step)
+            self.attempt(connection, connection.life.__next__)
             if self.server.loads[self.number] > min(self.server.loads) + self.MAX_LOAD_DIFFERENCE:
                 self.pause_accepting(self.ACCEPT_PAUSE_SECONDS)
                 return True
