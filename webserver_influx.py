@@ -9,12 +9,12 @@ The file follows two flows of data, in this order:
     bytes   -> Head -> body -> numbers -> sum -> response -> bytes   (Part I, a request)
     request -> Counter -> point -> Outbox -> InfluxDB                (Part II, a count)
 
-They meet only in `counter.increment()`. Part I uses no sockets, clocks, threads or InfluxDB; Part II never sees a
+They meet only in `cell.increment()`. Part I uses no sockets, clocks, threads or InfluxDB; Part II never sees a
 request; Part III combines both into a program.
 
-Every request with a valid head is counted exactly once, before its response is sent. No kill or restart of the server
-and no outage of InfluxDB loses or duplicates a count. A power failure may lose the requests counted since the last
-point. That a request was counted does not prove that the client received the response.
+Every request with a valid head is counted exactly once, before its response is sent. With a state file, no kill or
+restart of the server and no outage of InfluxDB loses or duplicates a count. A power failure may lose the requests
+counted since the last point. That a request was counted does not prove that the client received the response.
 """
 
 import argparse
@@ -53,7 +53,7 @@ from time import localtime, monotonic, process_time, sleep, strftime, time, time
 from typing import Any, BinaryIO, Callable, NamedTuple, NoReturn, Optional
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-if sys.version_info < (3, 9):  # noqa: UP036 - older ones cannot read annotations
+if sys.version_info < (3, 9):  # noqa: UP036 - 3.8 cannot evaluate the annotations
     sys.exit(f"webserver_influx.py needs Python 3.9 or later; this is {sys.version.split()[0]}")
 
 __version__ = "1.0.0"
@@ -89,8 +89,8 @@ LINGER_SECONDS = 5.0  # after the last response, time in which more input is dis
 LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 ms of work); larger input takes turns
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
-CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
-PAUSE_SECONDS = 0.1  # delay before a failed action is tried again; also the wait for a thread or process to end
+MAX_CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
+PAUSE_SECONDS = 0.1  # delay before a failed action is tried again; also the wait for a lock, or for a thread to end
 
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
@@ -127,8 +127,8 @@ HINTS = {
 
 def reason_of(error: Exception) -> str:
     """Return an error's message without its number and file name, and with a hint if there is one."""
-    empty = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
-    reason = getattr(error, "strerror", None) or str(error) or empty
+    fallback = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error) or fallback
     hint = HINTS.get(getattr(error, "errno", 0))
     return f"{reason} ({hint})" if hint else reason
 
@@ -160,7 +160,7 @@ class Once:
         self.kinds: set[str] = set()
 
     def warn(self, message: str) -> bool:
-        """Log a warning, unless one that differs only in its numbers was logged; return whether it was new."""
+        """Log a warning, unless one with the same first 25 digitless words was logged; return whether it was new."""
         kind = " ".join([word for word in message.split() if not re.search(r"\d", word)][:25])
         is_new = kind not in self.kinds
         if is_new:
@@ -178,7 +178,7 @@ class Once:
 # ==================================================================================== Part I: a request
 # ---------------------------------------------------------------------------------------------- Grammar
 
-# The grammar of the RFCs as regular expressions for bytes, compiled once. All but CHUNK_START must match all bytes.
+# The grammar of the RFCs as regular expressions for bytes, compiled once; only CHUNK_START may match a part of them.
 
 # RFC 9110 §5.6.2   token = 1*tchar
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -196,8 +196,7 @@ MEDIA_TYPE = rf"({TOKEN}/{TOKEN})(?:{OWS};(?:{OWS}{PARAMETER})?)*"
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
 VERSION = r"HTTP/[0-9]\.[0-9]"
 
-# RFC 9112 §3.2     Host = uri-host [ ":" port ], as in RFC 3986 §3.2; the host may be empty. has_valid_hosts() checks
-#                   what the brackets contain.
+# RFC 9112 §3.2     Host = uri-host [ ":" port ]; the host may be empty, and has_valid_hosts() checks what [ ] contain
 REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
 HOST = r"(?:\[([0-9A-Fa-f:.]*)\]|" + REG_NAME + ")"
 AUTHORITY = HOST + "(?::[0-9]*)?"
@@ -227,10 +226,11 @@ match_field_line, match_trailer_line = map(matcher, (FIELD_LINE, FIELD_LINE + "\
 match_chunk_start = re.compile(CHUNK_START.encode()).match  # at a position, as copying each chunk would be slow
 
 HEAD_END = b"\r\n\r\n"
-CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # which a head must not contain (RFC 9110 §5.5)
+CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # controls forbidden in a head (RFC 9110 §5.5)
 # Maps controls, DEL and "#" to blanks, which a request-target cannot contain. It keeps visible characters that RFC 3986
 # would encode, because browsers send them, and UTF-8, because curl sends what its user types; no client sends "#".
 TARGET_TABLE = bytes(0x20 if byte <= 0x20 or byte in b"#\x7f" else byte for byte in range(256))
+SLASH, PERCENT, PLUS = b"/%+"  # integers, which Python compares and finds faster than bytes
 
 # ------------------------------------------------------------------------------------------------- Head
 
@@ -249,7 +249,6 @@ KEEP_ALIVE_1_0 = "\r\nConnection: keep-alive\r\n\r\n"
 CLOSE = "\r\nConnection: close\r\n\r\n"
 
 CHUNKED = -1  # stands for the length of a body that is known only after its last chunk
-SLASH = ord("/")
 METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST")}
 VERSIONS = {b"HTTP/1.%d" % minor for minor in range(10)}  # 1.2 and later are read as 1.1 (RFC 9110 §2.5)
 IDENTITY = b"identity"
@@ -292,10 +291,9 @@ class Cache(dict[bytes, Any]):
 
 
 def take_head(buffer: bytes) -> Optional[Head]:
-    """Parse a request's head; return it with the bytes that follow, or None if it is incomplete.
+    """Parse a request's head (RFC 9112 §2.2, §3); return it with the bytes that follow, or None if it is incomplete.
 
-    Raises RequestError as soon as a complete line or a control character proves that the head is not valid (RFC 9112
-    §2.2, §3).
+    Raises RequestError as soon as a complete line or a control character proves that the head is not valid.
     """
     if len(buffer) > REQUEST_LINE_BYTES:
         check_size(buffer.partition(HEAD_END)[0].strip(b"\r\n"))
@@ -320,8 +318,8 @@ def take_head(buffer: bytes) -> Optional[Head]:
         fields = section_cache.get(section) or parse_section(section)
     else:
         check_controls(buffer)
-        section = section.rpartition(b"\r\n")[0]  # the complete lines
-        if not section and b"\n" not in target:  # not even the request line is complete
+        section, line_end, _ = section.rpartition(b"\r\n")  # the complete lines
+        if not line_end and b"\n" not in target:  # not even the request line is complete
             return None
         select_lines(section)
     if target.translate(TARGET_TABLE) != target:
@@ -357,7 +355,7 @@ def check_partial_line(buffer: bytes) -> None:
 
 
 def check_controls(buffer: bytes) -> None:
-    """Raise RequestError if an incomplete head contains a control character or a bare CR or LF."""
+    """Raise RequestError if a head contains a control character or a bare CR or LF."""
     head = buffer.partition(HEAD_END)[0]
     lines = head.count(b"\r\n")
     bare = head.count(b"\n") > lines or head.count(b"\r") - head.endswith(b"\r") > lines
@@ -375,7 +373,7 @@ def parse_section(section: bytes) -> Fields:
 
 
 def select_lines(section: bytes) -> bytes:
-    """Check an HTTP version and the field lines after it (RFC 9112 §2.3, §5); return it with those of FIELDS_READ."""
+    """Check an HTTP version and the field lines after it (RFC 9112 §2.3, §5); return it and the FIELDS_READ lines."""
     lines = section.split(b"\r\n")
     version = lines.pop(0)
     if version not in VERSIONS:
@@ -395,7 +393,7 @@ def select_line(line: bytes) -> bytes:
 
 
 def parse_fields(selected: bytes) -> Fields:
-    """Return the meaning of what select_lines() returned (RFC 9110, RFC 9112). Raises RequestError."""
+    """Parse what select_lines() returned (RFC 9110, RFC 9112). Raises RequestError."""
     version, *lines = selected.split(b"\n")
     is_1_0 = version == b"HTTP/1.0"
     values: dict[bytes, bytes] = {}
@@ -423,7 +421,8 @@ def parse_fields(selected: bytes) -> Fields:
     return persistence, length, expectation, data_type
 
 
-line_cache, fields_cache, section_cache = map(Cache, (select_line, parse_fields, parse_section))
+line_cache, fields_cache = Cache(select_line), Cache(parse_fields)
+section_cache = Cache(parse_section)  # for get() and keep() only
 
 
 def list_members(value: bytes) -> list[bytes]:
@@ -468,7 +467,7 @@ def parse_body_length(content_length: Optional[bytes], transfer_encoding: Option
 
 # ------------------------------------------------------------------------------------------------- Body
 
-# send() it the bytes received. It yields None while the body is incomplete, then the body and the bytes that follow it.
+# Takes received bytes by send(). Yields None while the body is incomplete, then the body and the bytes that follow it.
 BodyReader = Generator[Optional[tuple[bytes, bytes]], bytes, None]
 
 
@@ -481,10 +480,7 @@ def read_by_length(length: int) -> BodyReader:
 
 
 def read_chunks() -> BodyReader:
-    """Read a chunked body and its trailer section (RFC 9112 §7.1).
-
-    Raises RequestError for malformed bytes, too much data, or too much framing around it (§7.1.1).
-    """
+    """Read a chunked body and its trailer section (RFC 9112 §7.1). Raises RequestError, also for excessive framing."""
     buffer, at = b"\r\n" + (yield None), 0  # as if a chunk had just ended
     body, excess, size = bytearray(), 0, -1
     while size:
@@ -532,7 +528,6 @@ def take_line(buffer: bytes) -> Generator[None, bytes, tuple[bytes, bytes]]:
 # -------------------------------------------------------------------------------------------------- Sum
 
 find_values = re.compile(b"=([^&]*)").findall
-PERCENT, PLUS = b"%+"  # as integers, which `in` finds ten times as fast as bytes
 
 
 def query_values(query: bytes) -> list[Any]:
@@ -555,17 +550,14 @@ BYTE_ORDER_MARK = "\ufeff".encode()
 
 
 def json_text(body: bytes) -> str:
-    """Return the JSON text in a body, without a byte order mark (RFC 8259 §8.1).
-
-    Raises RequestError if it is not UTF-8, is empty, or is nested deeper than JSON_NESTING, Python's own
-    limit does not suffice: 3.13.0 overflows the C stack first.
-    """
+    """Return the JSON text in a body, without a byte order mark (RFC 8259 §8.1). Raises RequestError."""
     try:
         text = body.removeprefix(BYTE_ORDER_MARK).decode().rstrip(JSON_SPACE)
     except UnicodeDecodeError:
         raise RequestError(400, "The body is not UTF-8.") from None
     if not text:
         raise RequestError(400, "The body is empty; a JSON object is expected.")
+    # Python's own limit of nesting does not suffice: 3.13.0 overflows the C stack first.
     if body.count(b"[") + body.count(b"{") > JSON_NESTING and json_nesting(body) > JSON_NESTING:
         raise RequestError(400, f"The JSON text is nested deeper than {JSON_NESTING} levels.")
     return text
@@ -625,14 +617,11 @@ TURN_VALUES = 16 * 1024
 
 
 def sum_json_in_turns(body: bytes) -> Generator[bytes, bytes, str]:
-    """Return the response to a large JSON object; each yield ends a turn.
-
-    The longest turn decodes the object, which Python's json does in one step: tens of milliseconds for 1 MiB.
-    """
+    """Return the response to a large JSON object; each yield ends a turn."""
     yield b""
     text = json_text(body)
     yield b""
-    members = json_object(text)
+    members = json_object(text)  # the longest turn: Python's json decodes 1 MiB in one step of tens of milliseconds
     found: list[float] = []
     for start in range(0, len(members), TURN_VALUES):
         yield b""
@@ -659,7 +648,7 @@ def exact_sum(values: Sequence[float]) -> float:
         return fsum(values)
     except OverflowError:  # a part of the sum exceeds the range; the whole may not
         pass
-    numerators: defaultdict[int, int] = defaultdict(int)  # the sum for each denominator
+    numerators: defaultdict[int, int] = defaultdict(int)  # sums of numerators, by denominator
     for numerator, denominator in map(float.as_integer_ratio, values):
         numerators[denominator] += numerator
     unit = 2**1074  # the largest denominator of a float, which all others divide
@@ -672,42 +661,42 @@ def exact_sum(values: Sequence[float]) -> float:
 
 # --------------------------------------------------------------------------------------------- Response
 
-STATUS_LINE = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-STATUS_LINE[405] += f"Allow: {', '.join(METHODS.values())}\r\n"  # RFC 9110 §15.5.6
-STATUS_LINE[415] += f"Accept-Encoding: {IDENTITY.decode()}\r\n"  # RFC 9110 §12.5.3
+STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+STATUS_LINES[405] += f"Allow: {', '.join(METHODS.values())}\r\n"  # RFC 9110 §15.5.6
+STATUS_LINES[415] += f"Accept-Encoding: {IDENTITY.decode()}\r\n"  # RFC 9110 §12.5.3
 CONTINUE_RESPONSE = "HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def response_starts(seconds: float) -> dict[int, str]:
     """Return the start of a response for each status, up to the value of Content-Length.
 
-    It is valid for one second, the one at `seconds` since 1970, because Date is (RFC 9110 §6.6.1).
+    It is valid only in the second of `seconds` (since 1970), because Date is (RFC 9110 §6.6.1).
     """
     fields = f"Date: {formatdate(seconds, usegmt=True)}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
-    return {status: line + fields for status, line in STATUS_LINE.items()}
+    return {status: line + fields for status, line in STATUS_LINES.items()}
 
 
 LOGGED_BYTES = 4000  # longest request line in the access log, so that the log line fits in the 4 KiB goaccess takes
 ESCAPED = re.compile(rb"[^ !#-\[\]-~]")  # bytes that the access log shows as \xHH, as nginx does
-PLAIN_BYTES = bytes(byte for byte in range(256) if not ESCAPED.match(bytes([byte])))
+PLAIN_BYTES = ESCAPED.sub(b"", bytes(range(256)))
 CUT_ESCAPE = re.compile(rb"\\(?:x.?)?\Z")
 
 
-def log_line(client: str, time: bytes, request: bytes, status: int, length: int) -> bytes:
-    """Return the access log's line for the first request in `request`; `length` is that of the content sent.
+def log_line(client: str, when: bytes, received: bytes, status: int, length: int) -> bytes:
+    """Return the access log's line for the first request in `received`; `length` is that of the content sent.
 
-    Its format is the Common Log Format (Apache HTTP Server 2.4, mod_log_config: `%h %l %u %t "%r" %>s %B`).
+    Its format is the Common Log Format, with %B for %b (Apache HTTP Server 2.4, mod_log_config).
     """
-    line = request.removeprefix(b"\r\n").partition(b"\r\n")[0]
+    line = received.removeprefix(b"\r\n").partition(b"\r\n")[0]
     if len(line) > LOGGED_BYTES or line.translate(None, PLAIN_BYTES) or not line:
         shown = ESCAPED.sub(lambda match: b"\\x%02X" % ord(match[0]), line[:LOGGED_BYTES])
         line = CUT_ESCAPE.sub(b"", shown[:LOGGED_BYTES]) or b"-"
-    return b'%b - - [%b] "%b" %d %d\n' % (client.encode(), time, line, status, length)
+    return b'%b - - [%b] "%b" %d %d\n' % (client.encode(), when, line, status, length)
 
 
 # ---------------------------------------------------------------------------------------------- Handler
 
-# What a connection waits for: the next request, the rest of a head or body, a turn for long work, the client's end
+# What a connection waits for: the next request, the rest of a head or body, a turn for long work, the end of input
 REQUEST, HEAD, BODY, TURN, LINGER = "request", "head", "body", "turn", "linger"
 
 METHOD_REGISTRY = """* ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE
@@ -727,9 +716,9 @@ class SumHandler(BaseHTTPRequestHandler):
 
     server: Any
 
-    def __init__(self, client_address: tuple[Any, ...], server: Any, count_request: Callable[[], object]) -> None:
-        """Unlike the base class, use no socket."""
-        self.client_address, self.server, self.count_request = client_address, server, count_request
+    def __init__(self, client_address: tuple[Any, ...], server: Any, tally: Any) -> None:
+        """Unlike the base class, use no socket. Each request adds 1 to `tally.uncounted`."""
+        self.client_address, self.server, self.tally = client_address, server, tally
         self.waits_for = REQUEST
 
     def address_string(self) -> str:
@@ -738,11 +727,11 @@ class SumHandler(BaseHTTPRequestHandler):
         return address.removeprefix("::ffff:").partition("%")[0]
 
     def handle(self) -> Generator[bytes, bytes, bytes]:  # type: ignore[override]
-        """Take the client's bytes by send(), b"" at their end and for each TURN; yield the responses to them.
+        """Take the client's bytes by send(), b"" at the end of input and for each TURN; yield the responses to them.
 
-        Return the last ones. Then the connection ends: at once, or after the client's end if it `waits_for` LINGER.
+        Return the last ones; then the connection ends: at the end of input if `waits_for` is LINGER, else at once.
         """
-        server, count_request = self.server, self.count_request
+        server, tally = self.server, self.tally
         starts, write_log = server.response_starts, server.write_log
         pending: list[str] = []  # responses
         buffer = yield b""
@@ -751,14 +740,14 @@ class SumHandler(BaseHTTPRequestHandler):
             try:
                 while (head := take_head(buffer)) is None:
                     more, enough = b"", len(buffer) + LIGHT_BYTES
-                    while b"\n" not in more and len(buffer) < enough:  # else each byte would cost a full parse
+                    while b"\n" not in more and len(buffer) < enough:  # a full parse for each byte would be slow
                         check_controls(more)
                         more = yield from self.receive(REQUEST if buffer == b"\r\n" else HEAD, pending)
                         if not more:
                             return b""
                         buffer += more
                 method, query, (persistence, length, expectation, data_type), rest = head
-                count_request()
+                tally.uncounted += 1
                 body, complete = b"", not length
                 if length or expectation:
                     body, rest = yield from self.receive_body(length, expectation, rest, pending)
@@ -768,11 +757,11 @@ class SumHandler(BaseHTTPRequestHandler):
                 elif method == "POST" and (len(body) <= LIGHT_BYTES or data_type != JSON_TYPE):
                     text = self.do_POST(data_type, body)
                 else:
-                    text = yield from self.answer_others(method, query, data_type, body)
+                    text = yield from self.answer_others(method, query, body)
             except Exception as error:
                 method, status, text = self.error_response(error, method, buffer)
             if not complete or status == 500 or server.stopping:
-                persistence, rest = CLOSE, buffer  # the client may still send
+                persistence, rest = CLOSE, buffer  # so LINGER: the client may still send
             content = "" if method == "HEAD" else text
             pending.append(f"{starts[status]}{len(text)}{persistence}{content}")
             if write_log is not None:
@@ -816,9 +805,9 @@ class SumHandler(BaseHTTPRequestHandler):
             rest = yield from self.receive(BODY, pending)
         return taken
 
-    def error_response(self, error: Exception, method: Optional[str], request: bytes) -> tuple[Optional[str], int, str]:
+    def error_response(self, error: Exception, method: Optional[str], buffer: bytes) -> tuple[Optional[str], int, str]:
         """Return the method, if known, the status and the text of the response to a request that failed."""
-        method = method or METHODS.get(request.lstrip(b"\r\n").partition(b" ")[0])
+        method = method or METHODS.get(buffer.lstrip(b"\r\n").partition(b" ")[0])
         if isinstance(error, RequestError):
             return method, error.status, str(error)
         if isinstance(error, MemoryError):
@@ -827,9 +816,7 @@ class SumHandler(BaseHTTPRequestHandler):
         log.exception("A bug in this server: a request could not be answered")
         return method, 500, "This server has a bug; see its log."
 
-    def answer_others(
-        self, method: str, query: bytes, data_type: DataType, body: bytes
-    ) -> Generator[bytes, bytes, str]:
+    def answer_others(self, method: str, query: bytes, body: bytes) -> Generator[bytes, bytes, str]:
         """Answer the requests that handle() leaves: HEAD, and large ones, where each `yield b""` waits for a TURN.
 
         Raises RequestError, always for other methods.
@@ -969,7 +956,7 @@ class Counter:
                 sleep(PAUSE_SECONDS)
 
     def check_content(self, create: bool) -> None:
-        """Raise StartError unless this is a counter file. With create, initialize it if it is empty or all zeros."""
+        """Raise StartError unless this is a counter file; allocate its blocks. With create, initialize an empty one."""
         with open(self.file, "r+b", closefd=False) as file:
             file.seek(0)
             content = file.read(self.SIZE + 1)
@@ -999,7 +986,7 @@ class Counter:
             os.fsync(self.file)
 
     def problem(self) -> str:
-        """Return what is wrong with the file, and cannot be repaired; "" if nothing is."""
+        """Return a fault of the file that this server cannot repair; "" if there is none."""
         if self.file >= 0 and not is_same_file(self.path, os.fstat(self.file)):
             return f"{self.path} was removed, moved or replaced; this server keeps counting in the file that it opened"
         if self.map[: self.HEADER.size] != self.header:
@@ -1017,8 +1004,8 @@ class Counter:
     def flush(self) -> None:
         """Write the count to the disk, so that it survives a power failure. Raises OSError.
 
-        On Linux, fsync() also writes mapped pages. Elsewhere mmap.flush() has to come first: it holds the GIL while the
-        disk works, so that all clients wait, and on Windows it does not reach the disk.
+        On Linux, fsync() also writes mapped pages. Elsewhere it needs mmap.flush() first, which holds the GIL while the
+        disk works, so that all clients wait, and on Windows does not reach the disk.
         """
         if self.file >= 0:
             try:
@@ -1089,7 +1076,7 @@ class Outbox:
     """
 
     APPLICATION_ID = 0x6D617468  # "math"
-    VERSION = 3  # 1 and 2 had no serial numbers, and were in WAL mode
+    VERSION = 3  # 1 and 2 had no serial numbers, and were in WAL mode; 2 had a table lanes
     BUSY_SECONDS = 1.0  # SQLite's busy_timeout: how long to wait for another program's lock
     PROBE_BYTES = 64 * 1024  # written to a temporary file, to learn why SQLite could not write
     TABLES = f"""
@@ -1124,7 +1111,7 @@ class Outbox:
         self.pending = 0  # number of waiting points; read without the lock, which may be held during disk access
         try:
             if path != ":memory:":
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # raises the reason, unlike SQLite
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o644))  # its error says why, unlike SQLite's
                 self.opened = os.stat(path)
             self.database = sqlite3.connect(path, check_same_thread=False)
             try:
@@ -1153,7 +1140,7 @@ class Outbox:
         if type(error) is sqlite3.DatabaseError:  # it is corrupt, or not a database
             line += "; repair it, or use a different --state"
         elif isinstance(error, sqlite3.OperationalError) and path != ":memory:":
-            try:  # SQLite does not say why it failed, so do the same: lock a byte, and write at the end of the file
+            try:  # SQLite does not say why it failed, so do the same with a temporary file of that size
                 with tempfile.TemporaryFile(dir=folder) as probe:
                     lock_byte(probe.fileno(), 0)
                     probe.seek(os.path.getsize(path) if os.path.exists(path) else 0)
@@ -1170,7 +1157,7 @@ class Outbox:
             raise StartError(f"{self.path} is of version {self.version}, not {self.VERSION}; use a different --state")
         ((report,),) = self.execute("PRAGMA quick_check(1)")
         if report != "ok" or len(self.execute("SELECT * FROM state")) != 1:
-            flaw = "table state has not one row" if report == "ok" else one_line(report)
+            flaw = "table state must have one row" if report == "ok" else one_line(report)
             raise StartError(f"{self.path} is corrupt ({flaw}); repair it, or use a different --state")
 
     def attach(self, counter: Counter) -> None:
@@ -1181,7 +1168,7 @@ class Outbox:
         self.counter = counter
         path, count_path = self.path, counter.path
         if self.is_new and counter.total():
-            raise StartError(f"{path} is missing or empty, but {count_path} exists; restore that, or move this away")
+            raise StartError(f"{path} is missing or empty; restore it, or move {count_path} away")
         if not self.is_new:
             identity, reported, _ = self.state()
             if identity != counter.identity or reported > counter.total():
@@ -1191,7 +1178,7 @@ class Outbox:
         self.execute(f"PRAGMA busy_timeout = {round(self.BUSY_SECONDS * 1000)}")
         if self.is_new:
             self.database.executescript(f"BEGIN IMMEDIATE; {self.TABLES}")
-            serial = int.from_bytes(counter.identity, "big") % 10**9  # random, so two files' points differ in time
+            serial = uuid.uuid4().int % 10**9  # random, so two files' points differ in time
             self.execute("INSERT INTO state VALUES (?, 0, ?, ?)", counter.identity, time_ns(), serial)
             self.database.commit()
         elif self.version < self.VERSION:
@@ -1222,7 +1209,7 @@ class Outbox:
                 self.count_pending()
 
     def record(self, now: int) -> Point:
-        """Store a point, timed now (ns), of all requests not yet in one; return it. Raises OSError, sqlite3.Error."""
+        """Store all requests that are in no point as one, timed now (ns); return it. Raises OSError, sqlite3.Error."""
         with self.transaction():
             total = self.counter.total()
             self.counter.flush()  # first, so that after a power failure the counter is never behind `reported`
@@ -1237,7 +1224,7 @@ class Outbox:
     def recover(self, interval_ns: int, now: int) -> int:
         """Start a run at the time now (ns); return how many requests the previous run left unrecorded.
 
-        They become a point of their own, timed at the end of the interval in which they were counted.
+        They become a point of their own, timed at the end of their interval, or now if that is earlier.
         """
         _, reported, since = self.state()
         unrecorded = self.counter.total() - reported
@@ -1254,7 +1241,7 @@ class Outbox:
 
     def newest(self) -> Point:
         """Return the waiting point that was recorded last; there is one."""
-        return Point(*self.execute("SELECT max(serial), time, requests_number FROM requests")[0])  # of that row
+        return Point(*self.execute("SELECT max(serial), time, requests_number FROM requests")[0])  # of the max's row
 
     def remove(self, points: list[Point]) -> int:
         """Delete points that InfluxDB has acknowledged; return how many of them waited."""
@@ -1308,7 +1295,7 @@ class Destination(NamedTuple):
 
 
 def parse_dsn(dsn: str) -> Destination:
-    """Read a data source name, `[https+]influxdb://[user:password@]host[:port][/path…]/[database]`.
+    """Read a data source name, `[https+]influxdb://[user:password@]host[:port][[/path…]/[database]]`.
 
     The syntax is that of `InfluxDBClient.from_dsn`, but percent-encoding is decoded, IPv6 addresses are accepted, and
     the database (may be empty) is the part after the last slash. Raises ValueError, which never quotes the credentials.
@@ -1355,16 +1342,16 @@ def meant_dsn(dsn: str) -> str:
 
 
 class UnavailableError(Exception):
-    """InfluxDB takes no points now; the message is one line that says why. The points are kept."""
+    """InfluxDB takes no points now; the error's text is one line that says why. The points are kept."""
 
     def __init__(self, line: str, status: int = 0, message: str = "", retry_after: float = 0.0) -> None:
-        """The rest comes from InfluxDB's response, if there was one; `retry_after` is in seconds."""
+        """All but the line comes from InfluxDB's response, if there was one; `retry_after` is in seconds."""
         super().__init__(line)
         self.status, self.message, self.retry_after = status, message, retry_after
 
 
 class RefusedError(UnavailableError):
-    """InfluxDB refuses a request: some of its points may be invalid, or it has too many."""
+    """InfluxDB refuses a write: some of its points may be invalid, or there are too many."""
 
     @property
     def dropped(self) -> int:
@@ -1442,7 +1429,7 @@ class InfluxDB:
 
     def make_client(self) -> Any:
         """Create a client, which connects with its first request. Raises UnavailableError if it cannot be imported."""
-        try:  # imported here, where no request has to wait for it: it takes 0.2 s and 20 MB
+        try:  # imported in the courier's thread, because it takes 0.2 s and 20 MB: startup need not wait for it
             import requests
             from influxdb import InfluxDBClient
         except ModuleNotFoundError as error:
@@ -1460,7 +1447,7 @@ class InfluxDB:
         return InfluxDBClient(
             host=uri_host(to.host),
             port=to.port,
-            username=to.username.encode(),
+            username=to.username.encode(),  # UTF-8; a str would become Latin-1
             password=to.password.encode(),
             database=to.database,
             path=to.path,
@@ -1485,7 +1472,8 @@ class InfluxDB:
         response.raw = BytesIO(content)  # the client reads it there
         status, errors = response.status_code, errors_in(bytes(content))
         is_query = urlsplit(response.request.path_url).path.endswith("/query")
-        if (status == 200 and errors == []) if is_query else status == 204:
+        succeeded = status == 200 and errors == [] if is_query else status == 204
+        if succeeded:
             return
         message = errors[0] if errors else ""
         text = content[:4096].decode(errors="replace")  # in 1 MiB of "<title>", the search would take an hour
@@ -1549,14 +1537,14 @@ def errors_in(content: bytes) -> Optional[list[str]]:
 
 
 def interval_line(requests: int, seconds: float, peak: float) -> str:
-    """Format an interval's requests and, if there was at least one in a second, the rates; peak is the highest."""
+    """Format an interval's requests and, if the mean is at least one a second, the rates; peak is the highest."""
     line = f"{counted(requests, 'request')} in {duration(seconds)}"
     rate = requests / seconds if seconds >= SHORT_SECONDS else 0.0
     return f"{line} ({per_second(rate)}, at most {per_second(max(rate, peak))})" if rate >= 1 else line
 
 
 def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox) -> None:
-    """Log an error whose cause is retried: each kind once, until that succeeds."""
+    """Log why an action failed that is tried again: each kind of error once, until the action succeeds."""
     if isinstance(error, UnavailableError):
         failures.warn(f"{error}; points wait in {outbox.display_name}")
     elif isinstance(error, (sqlite3.Error, OSError, MemoryError)):
@@ -1572,15 +1560,15 @@ class Courier(threading.Thread):
     InfluxDB, a proxy or a name server may block it: only the end of the program waits for it, until a deadline.
     """
 
-    BATCH_POINTS = 1000  # in one write to InfluxDB, about 60 kB
+    BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without tags
     RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
-    SLOW_SECONDS = 15.0  # an exchange with InfluxDB that takes longer is logged
+    SLOW_SECONDS = 15.0  # after an interval, an exchange with InfluxDB that has lasted longer is logged
 
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
         """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
         super().__init__(name="courier", daemon=True)
         self.outbox, self.influxdb, self.longest_pause, self.quiet = outbox, influxdb, longest_pause, quiet
-        self.intervals: deque[str] = deque()  # not yet logged; the thread that removes one logs it
+        self.intervals: deque[str] = deque()  # log lines of intervals; the thread that removes one logs it
         self.wakeup, self.ending = threading.Event(), threading.Event()
         self.delivered = 0  # points, in this run
         self.newest_delivered = Point(0, 0, 0)
@@ -1600,12 +1588,12 @@ class Courier(threading.Thread):
         return f"{counted(self.rejected, 'point')} rejected" if self.rejected else "InfluxDB takes points"
 
     def hand_over(self, interval: Optional[str]) -> None:
-        """Wake the courier to deliver the points and then log this interval, if any; log the earlier ones now."""
+        """Wake the courier to deliver the points and then log this interval's line, if any; log earlier ones now."""
         with contextlib.suppress(BaseException):  # there may be no memory for the log
             if self.intervals:
                 seconds = monotonic() - self.influxdb.began
                 if seconds > self.SLOW_SECONDS:
-                    self.failures.warn(f"{self.influxdb.name} has not finished an answer in {seconds:.0f} s")
+                    self.failures.warn(f"{self.influxdb.name} has not answered fully in {seconds:.0f} s")
                 self.log_intervals()
         if interval:
             self.intervals.append(interval)
@@ -1660,8 +1648,8 @@ class Courier(threading.Thread):
     def send(self, points: list[Point]) -> None:
         """Send points, and move those at fault to the table `rejected`. Raises as write() does.
 
-        A point is at fault if InfluxDB refuses it alone, but takes a witness before and after it: a point that was
-        recorded later. If it refuses the witness, too, the fault is no point's (its disk may be full), and all wait.
+        A point is at fault if InfluxDB refuses it (or its group), but takes a witness before and after: a point that
+        was recorded later. If it refuses the witness, too, none is at fault (InfluxDB's disk may be full); all wait.
         """
         try:
             self.write(points)
@@ -1722,16 +1710,14 @@ class Reporter(threading.Thread):
 
     CLOCK_STEP_SECONDS = 1.0  # no smaller step is logged: a busy machine reads two clocks at two times
 
-    def __init__(
-        self, outbox: Outbox, courier: Courier, interval: float, take_recent_peak: Callable[[], float] = float
-    ) -> None:
-        """interval is in seconds; take_recent_peak() returns the most requests in a second since the last call."""
+    def __init__(self, outbox: Outbox, courier: Courier, interval: float, take_peak: Callable[[], float]) -> None:
+        """interval is in seconds; take_peak() returns the most requests in a second since its last call."""
         super().__init__(name="reporter", daemon=True)
-        self.outbox, self.courier, self.interval, self.take_recent_peak = outbox, courier, interval, take_recent_peak
+        self.outbox, self.courier, self.interval, self.take_peak = outbox, courier, interval, take_peak
         self.stopping = threading.Event()
         self.began = monotonic()  # when the current interval began
         self.due = self.began + interval  # when it ends
-        self.last: Optional[str] = None  # the last, partial interval, once it is recorded
+        self.last: Optional[str] = None  # log line of the last, partial interval, once it is recorded
         self.retry_end = inf  # until then (monotonic seconds), recording the last interval is retried
         self.clock_offset = time_ns() / 1e9 - self.began  # the system's clock minus the monotonic one, in seconds
         self.failures, self.file_problems = Once(), Once()
@@ -1761,7 +1747,7 @@ class Reporter(threading.Thread):
             log.warning("The last point could not be recorded in time")
 
     def record(self) -> Optional[str]:
-        """Record a point; return its interval, or None if that failed."""
+        """Record a point; return its interval's log line, or None if that failed."""
         try:
             if problem := self.outbox.counter.problem():
                 self.file_problems.warn(problem)
@@ -1772,7 +1758,7 @@ class Reporter(threading.Thread):
             if self.failures.well():
                 log.info("Points are recorded again")
             began, self.began = self.began, monotonic()
-            return interval_line(point.requests, self.began - began, self.take_recent_peak())
+            return interval_line(point.requests, self.began - began, self.take_peak())
         except BaseException as error:
             with contextlib.suppress(BaseException):  # there may be no memory for the log
                 log_failure(self.failures, "No point can be recorded", error, self.outbox)
@@ -1817,10 +1803,10 @@ def listen(address: Optional[str], port: int) -> socket.socket:
     try:
         listener = listen_on_first(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
     except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
-        code, reason = getattr(error, "errno", None), reason_of(error)
-        if code == errno.EADDRINUSE:
+        reason = reason_of(error)
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise StartError(f"port {port} is already in use; use a different --port") from None
-        if code == errno.EACCES or isinstance(error, PermissionError):
+        if isinstance(error, PermissionError):
             raise StartError(f"port {port} cannot be opened: {reason}; use a different --port") from None
         where = address or "any address"
         raise StartError(f"cannot listen on {where}: {reason}; --bind must be an address of this machine") from None
@@ -1873,7 +1859,7 @@ def start_thread(thread: threading.Thread) -> None:
 # ----------------------------------------------------------------------------------------------- Server
 
 TURN_BYTES = 16 * 1024  # most bytes received in a turn: a few milliseconds of work
-BURST_CONNECTIONS = 64  # most connections of this second that a thread's load adds, open or closed
+BURST_CONNECTIONS = 64  # at most so many connections accepted in this second add to a thread's load, even if closed
 BACKLOG_SECONDS = 0.5  # at shutdown, time for accepting the connections in the backlog
 STOP_LINGER_SECONDS = 0.2  # at shutdown, in place of LINGER_SECONDS
 
@@ -1893,7 +1879,7 @@ class Connection:
     def __init__(self, sock: socket.socket, client_address: tuple[Any, ...], thread: "ServingThread") -> None:
         sock.setblocking(False)
         self.sock, self.descriptor, self.thread = sock, sock.fileno(), thread
-        self.handler = thread.server.handler_class(client_address, thread.server, thread.count_request)
+        self.handler = thread.server.handler_class(client_address, thread.server, thread)
         self.event = 0  # READ or WRITE, for which poll() watches the socket; 0 if it does not, as before a turn
         self.deadline = thread.deadline(REQUEST)  # of the present wait, in monotonic seconds
         self.life = self.live()
@@ -1917,7 +1903,9 @@ class Connection:
                 except BlockingIOError:  # nothing was received
                     size = LIGHT_BYTES
                 else:
-                    if responses := answer(data):
+                    responses = answer(data)
+                    is_full, data = len(data) == size, b""
+                    if responses:
                         mark_responding(self)
                         yield  # until this round's requests are counted
                         try:
@@ -1929,12 +1917,11 @@ class Connection:
                     if responses or handler.waits_for is not waits_for:
                         waits_for = handler.waits_for
                         self.deadline = thread.now + timeouts[waits_for]
-                    if waits_for is TURN or len(data) == size:
-                        data = responses = b""
-                        yield from self.wait_for_turn(is_first=waits_for is TURN)
+                        responses = b""
+                    if waits_for is TURN or is_full:
+                        yield from self.wait_for_turn(at_front=waits_for is TURN)
                         size = TURN_BYTES
                         continue
-                    data = responses = b""  # so that an idle connection keeps neither in memory
                     size = LIGHT_BYTES
                 if self.event != READ:
                     self.watch(READ)
@@ -1965,12 +1952,12 @@ class Connection:
                 self.deadline = self.thread.deadline(SEND)
             yield
 
-    def wait_for_turn(self, is_first: bool) -> Generator[None, None, None]:
+    def wait_for_turn(self, at_front: bool) -> Generator[None, None, None]:
         """Wait for a turn. This time does not count towards the client's time-out."""
         thread = self.thread
         begin, deadline, self.deadline = thread.now, self.deadline, inf
         self.watch(0)
-        if is_first:  # in front, as its long work has begun, and keeps many objects in memory
+        if at_front:  # in front, as its long work has begun, and keeps many objects in memory
             thread.queued.appendleft(self)
         else:
             thread.queued.append(self)
@@ -2025,12 +2012,12 @@ class ServingThread(threading.Thread):
         self.timeouts = {REQUEST: IDLE_SECONDS, HEAD: HEAD_SECONDS, BODY: BODY_SECONDS, TURN: inf}
         self.timeouts.update({SEND: SEND_SECONDS, LINGER: LINGER_SECONDS})
         self.connections: dict[int, Connection] = {}  # by descriptor
-        self.uncounted = 0  # requests that are not yet in the cell
+        self.uncounted = 0  # requests that handlers have added; they are in the cell before their responses are sent
         self.responding: list[Connection] = []  # with responses to send once these requests are counted
         self.queued: deque[Connection] = deque()  # waiting for a turn, or closed since
         self.now = self.next_second = self.next_turn = monotonic()
-        self.listening = server.socket.fileno()
-        self.listen_again_at = self.now  # inf: it listens, or stops
+        self.listen_descriptor = server.socket.fileno()
+        self.listen_again_at = self.now  # inf while it listens, and once it stops
         self.accepted = 0  # connections accepted in this second
         self.troubles = Once()
         self.drained = threading.Event()  # during shutdown: all connections in the backlog are accepted
@@ -2050,7 +2037,7 @@ class ServingThread(threading.Thread):
             action()
         except Exception:
             with contextlib.suppress(Exception):  # there may be no memory to log it
-                log.exception("A bug in this server; it goes on")
+                log.exception("A serving thread failed; it goes on")
             sleep(PAUSE_SECONDS)
 
     def serve(self) -> None:
@@ -2077,11 +2064,7 @@ class ServingThread(threading.Thread):
         if self.queued and (not ready or now >= self.next_turn):
             self.give_turn(self.queued.popleft())
         if now >= self.next_second or now >= self.listen_again_at:
-            self.check()
-
-    def count_request(self) -> None:
-        """Count one request, as a handler asks; it is in the cell before its response is sent."""
-        self.uncounted += 1
+            self.housekeep()
 
     def deadline(self, waits_for: str) -> float:
         """Return when a wait that begins now times out, in monotonic seconds."""
@@ -2123,18 +2106,18 @@ class ServingThread(threading.Thread):
             if connection and isinstance(error, OSError):
                 log.debug("%s hung up: %s", connection.handler.address_string(), error)
             elif not (connection and isinstance(error, StopIteration)):
-                log.exception("A bug in this server: a connection could not be served")
+                log.exception("A connection could not be served")
         finally:
             if connection:
                 connection.close()
 
-    def check(self) -> None:
-        """Do the work of each second, and accept again after a pause."""
+    def housekeep(self) -> None:
+        """Do the work of each second, and accept again after a pause, when it is time."""
         if self.now >= self.next_second:
             self.each_second()
         if self.now >= self.listen_again_at:
             try:
-                self.poll.register(self.listening, READ)
+                self.poll.register(self.listen_descriptor, READ)
                 self.listen_again_at = inf
             except OSError as error:
                 self.wait_for_room(error)
@@ -2167,8 +2150,8 @@ class ServingThread(threading.Thread):
         """Accept connections, and answer the requests that came with them; return whether more may wait."""
         for _ in range(self.ACCEPT_AT_ONCE):
             try:
-                if len(self.connections) >= CONNECTIONS:
-                    raise OSError(f"select() takes no more than {CONNECTIONS} connections")
+                if len(self.connections) >= MAX_CONNECTIONS:
+                    raise OSError(f"this system allows {MAX_CONNECTIONS} connections per thread")
                 sock, client_address = self.server.get_request()
                 connection = Connection(sock, client_address or ("?", 0), self)  # on macOS it may be missing
             except BlockingIOError:
@@ -2195,7 +2178,7 @@ class ServingThread(threading.Thread):
     def pause_accepting(self, seconds: float) -> None:
         """Leave new connections to the backlog, or to the other threads, for some time."""
         if self.listen_again_at == inf:
-            self.poll.unregister(self.listening)
+            self.poll.unregister(self.listen_descriptor)
         self.listen_again_at = self.now + seconds
 
     def publish_load(self) -> None:
@@ -2263,7 +2246,7 @@ class SumServer(ThreadingHTTPServer):
         self.log_time = strftime("%d/%b/%Y:%H:%M:%S %z", localtime(now)).encode()
 
     def stop(self) -> None:
-        """Accept what is in the backlog, then no more; answer the requests received; return in GRACE_SECONDS + 1 s."""
+        """Accept what is in the backlog, then no more; answer the requests received; end within GRACE_SECONDS + 1 s."""
         self.grace_end = monotonic() + GRACE_SECONDS
         self.stopping = True
         started = [thread for thread in self.threads if thread.ident]
@@ -2357,14 +2340,14 @@ class Worker(threading.Thread):
                 self.workers.statuses.put((self.number, why_not))
             elif not why_not and troubles.well():
                 log.info("Worker %d serves again", self.number)
-            end = why_not or self.wait_for_end()
+            how_it_ended = why_not or self.wait_for_end()
             self.workers.mark_dead(self.number)
             if stopping.is_set() or is_first and why_not:
                 return
             if why_not:
                 troubles.warn(f"Worker {self.number} cannot be started ({why_not}); the server keeps trying")
             else:
-                log.warning("Worker %d died (%s); another takes its place", self.number, end)
+                log.warning("Worker %d died (%s); another takes its place", self.number, how_it_ended)
             if monotonic() - began >= RESPAWN_LONGEST_SECONDS:
                 pause = RESPAWN_SECONDS
             stopping.wait(pause)
@@ -2455,18 +2438,15 @@ class Workers:
         opened = os.fstat(self.counter.file)
         arguments = (number, self.listener, self.counter.path, opened, self.options, its_end)
         process = context.Process(target=work, args=arguments, name=f"worker {number}", daemon=True)
-        with contextlib.ExitStack() as on_error:
-            on_error.callback(pipe.close)
-            with its_end, stop_signals_blocked():  # the worker inherits the mask, and then ignores these signals
-                process.start()
-            on_error.pop_all()
+        with its_end, stop_signals_blocked():  # the worker inherits the mask, and then ignores these signals
+            process.start()
         return process, pipe
 
     def mark_dead(self, number: int) -> None:
         """Publish that a worker does not serve: it has no connections, and its load is the highest."""
         first = (number - 1) * self.options.threads
-        for cell in range(first, first + self.options.threads):
-            self.loads[cell], self.connections[cell] = self.DEAD, 0
+        for index in range(first, first + self.options.threads):
+            self.loads[index], self.connections[index] = self.DEAD, 0
 
     def stop(self) -> None:
         """Stop this server and all other workers; kill those that do not end in time."""
@@ -2533,18 +2513,18 @@ class Output(BufferedIOBase):
     request, and its stop() has no time-out.
     """
 
-    PIECE_BYTES = 4096  # in one write: pipes do not mix pieces of this size from several processes (PIPE_BUF)
-    PAUSE_SECONDS = 0.01  # between two writes, so that a busy log wakes the thread at most 100 times a second
+    PIECE_BYTES = 4096  # in one write, but for longer lines: several processes' pieces do not mix in pipes (PIPE_BUF)
+    WRITE_PAUSE_SECONDS = 0.01  # between two batches, so that a busy log wakes the thread at most 100 times a second
 
     def __init__(self, descriptor: int) -> None:
         """Raises StartError."""
-        self.name = descriptor
+        self.name = descriptor  # a TextIOWrapper's buffer needs one
         self.file = os.fdopen(descriptor, "wb", 0, closefd=False)
         self.queue: SimpleQueue[bytes] = SimpleQueue()
         self.lock = threading.RLock()  # guards `size` and `dropped`; reentrant, as a destructor may log a warning
         self.size = 0  # bytes buffered or being written
         self.dropped = 0  # lines not yet mentioned in the log
-        self.live_line: Optional[str] = None  # shown below the log; None if this output never has one
+        self.live_line: Optional[str] = None  # shown below the log; None until it has one
         self.ending = threading.Event()
         self.writer = threading.Thread(target=self.write_batches, name=f"output {descriptor}", daemon=True)
         start_thread(self.writer)
@@ -2564,7 +2544,7 @@ class Output(BufferedIOBase):
         while not self.ending.is_set() or self.queue.qsize():
             with contextlib.suppress(Exception):  # such as MemoryError
                 self.write_batch()
-            self.ending.wait(self.PAUSE_SECONDS)
+            self.ending.wait(self.WRITE_PAUSE_SECONDS)
 
     def write_batch(self) -> None:
         """Write all that is buffered, once there is something; if that succeeds, log how many lines were dropped."""
@@ -2602,18 +2582,18 @@ class Output(BufferedIOBase):
         """Write pieces of whole lines, however long that takes; return what could not be written."""
         start = 0
         while start < len(data):
-            end = data.rfind(b"\n", start, start + self.PIECE_BYTES) + 1 or len(data)
+            end = data.rfind(b"\n", start, start + self.PIECE_BYTES) + 1 or data.find(b"\n", start) + 1 or len(data)
             try:
                 written = self.file.write(data[start:end])
             except OSError:
                 break
             if not written:  # the pipe is full, and another process made it non-blocking
-                sleep(self.PAUSE_SECONDS)
+                sleep(self.WRITE_PAUSE_SECONDS)
             start += written or 0
         return data[start:]
 
     def finish(self, until: float) -> None:
-        """Wait until the buffer is written, or until `until` (monotonic seconds); then write nothing more."""
+        """Wait until the buffer is written, or until `until` (monotonic seconds)."""
         self.ending.set()
         self.queue.put(b"")  # wakes the writer
         self.writer.join(max(0.0, until - monotonic()))
@@ -2677,8 +2657,8 @@ def blocks_for(stream: Any) -> str:
 
 @contextlib.contextmanager
 def outputs_in_background() -> Iterator[None]:
-    """Write standard output and error in the background: no thread blocks or fails on them. Raises StartError."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # so that no data file gets the number of a closed one
+    """In this block, write standard output and error in the background: no thread waits for them. Raises StartError."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # open what is closed: no data file may get its number
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
     error = Output(2)
@@ -2716,16 +2696,16 @@ def configure_logging(verbose: bool) -> None:
 
 # ------------------------------------------------------------------------------------------------ Meter
 
-LOOK_SECONDS = 0.1  # wait from the start of a second, when the threads publish their CPU time, to the sampling
+SAMPLE_DELAY_SECONDS = 0.1  # from the start of a second, when the threads publish their CPU time, to the sample
 CHART_SECONDS = 200  # longest chart in the live line
 BEST_SECONDS = 10  # longest time under load that the summary describes
 BLOCKS = "▁▂▃▄▅▆▇█"
-FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # its CPUs' use: at or above, they limited the server; at or below, they did not
-IDLE_SHARE = 0.05  # of the machine's CPUs: if less was idle, all of them were busy
+FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs: from FULL_SHARE on, they limited the server; up to SPARE_SHARE, not
+IDLE_SHARE = 0.05  # of the machine's CPUs: if less than this was idle, all of them were busy
 VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
 
 
-class Load(NamedTuple):
+class Usage(NamedTuple):
     """The requests received, and the CPU time used, in a time span."""
 
     seconds: float = 0.0
@@ -2733,11 +2713,11 @@ class Load(NamedTuple):
     cpu: float = 0.0  # CPU seconds of the server's processes
     idle: float = 0.0  # idle CPU seconds of the whole machine; nan if unknown
 
-    def __add__(self, other: Any) -> "Load":
-        return Load(*map(add, self, other))
+    def __add__(self, other: Any) -> "Usage":
+        return Usage(*map(add, self, other))
 
-    def __sub__(self, other: "Load") -> "Load":
-        return Load(*map(sub, self, other))
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(*map(sub, self, other))
 
     @property
     def rate(self) -> float:
@@ -2754,28 +2734,28 @@ class Meter:
     """Statistics of the server, second by second. It has no clock; it only accumulates samples."""
 
     def __init__(self) -> None:
-        self.total, self.last = Load(), Load(seconds=1.0)
+        self.total, self.last = Usage(), Usage(seconds=1.0)
         self.peak = self.recent_peak = 0.0  # most requests in a second: of the run, and since take_recent_peak()
         self.peak_at = 0.0  # in seconds since 1970
         self.rates: deque[float] = deque(maxlen=CHART_SECONDS)
-        self.busy: deque[Load] = deque(maxlen=BEST_SECONDS)  # the last seconds in a row with at least half of the peak
-        self.best = Load()  # of all such seconds in a row, those with the most requests
+        self.busy: deque[Usage] = deque(maxlen=BEST_SECONDS)  # the last seconds in a row with at least half of the peak
+        self.best = Usage()  # of all such seconds in a row, those with the most requests
 
-    def add(self, load: Load, now: float) -> None:
-        """Add the load of the last second; `now` is in seconds since 1970."""
-        load = load._replace(cpu=max(0.0, load.cpu))  # negative when a new worker, at 0, replaces one that died
-        self.total += load
-        if load.seconds < SHORT_SECONDS:
+    def add(self, usage: Usage, now: float) -> None:
+        """Add the usage of the last second; `now` is in seconds since 1970."""
+        usage = usage._replace(cpu=max(0.0, usage.cpu))  # negative when a new worker, at 0, replaces one that died
+        self.total += usage
+        if usage.seconds < SHORT_SECONDS:
             return
-        self.last, rate = load, load.rate
+        self.last, rate = usage, usage.rate
         self.rates.append(rate)
         self.recent_peak = max(self.recent_peak, rate)
         if rate > self.peak:
             self.peak, self.peak_at = rate, now
-        self.busy.append(load)
+        self.busy.append(usage)
         while any(one.rate < self.peak / 2 or not one.requests for one in self.busy):
             self.busy.popleft()
-        in_a_row = sum(self.busy, Load())
+        in_a_row = sum(self.busy, Usage())
         if in_a_row.requests > self.best.requests or self.best.rate < self.peak / 2:
             self.best = in_a_row
 
@@ -2804,8 +2784,8 @@ class Meter:
         chart = "".join(blocks[ceil(rate / most * (len(blocks) - 1))] for rate in rates)
         return f"{chart}  {line}" if chart else line
 
-    def summary(self, cpus: float, machine_cpus: int, processes: int) -> list[str]:
-        """Return the lines of the final summary; the server may use `cpus` CPUs, in `processes` processes."""
+    def summary(self, cpus: float, machine_cpus: int, threads: int) -> list[str]:
+        """Return the lines of the final summary; the server may use `cpus` CPUs, with this many serving threads."""
         if not self.total.requests:
             return []
         total = f"{counted(self.total.requests, 'request')} in {duration(self.total.seconds)}"
@@ -2814,23 +2794,23 @@ class Meter:
         if self.best.seconds >= VERDICT_SECONDS and self.best.rate >= 1:
             best = f"{per_second(self.best.rate)} on average, {of_a_cpu(self.best)}"
             lines += [f"Under load for {duration(self.best.seconds)}: {best}"]
-            lines += filter(None, [verdict(self.best, cpus, machine_cpus, processes)])
+            lines += filter(None, [verdict(self.best, cpus, machine_cpus, threads)])
         return lines
 
 
-def of_a_cpu(load: Load) -> str:
+def of_a_cpu(usage: Usage) -> str:
     """Format the server's CPU use, in percent of one CPU."""
-    return f"{100 * load.cpus:.0f} % of a CPU"
+    return f"{100 * usage.cpus:.0f} % of a CPU"
 
 
-def verdict(load: Load, cpus: float, machine_cpus: int, processes: int) -> str:
-    """Return a sentence on what limited the load; "" if the figures do not show it."""
-    usable = min(cpus, processes)
-    used = load.cpus / usable
-    idle = load.idle / load.seconds / machine_cpus
+def verdict(usage: Usage, cpus: float, machine_cpus: int, threads: int) -> str:
+    """Return a sentence on what limited the requests per second; "" if the figures do not show it."""
+    usable = min(cpus, threads)
+    used = usage.cpus / usable
+    idle = usage.idle / usage.seconds / machine_cpus
     if used >= FULL_SHARE:
         own = "its one CPU" if usable == 1 else f"its {usable:g} CPUs"
-        return f"The server used {own} fully: " + ("more needs --workers" if processes < cpus else "it may use no more")
+        return f"The server used {own} fully: " + ("more needs --workers" if threads < cpus else "it may use no more")
     if idle < IDLE_SHARE:
         return "All CPUs of this machine were busy, also with other work: a load from another machine may show more"
     if used <= SPARE_SHARE and idle >= IDLE_SHARE:  # false if `idle` is nan
@@ -2838,33 +2818,33 @@ def verdict(load: Load, cpus: float, machine_cpus: int, processes: int) -> str:
     return ""
 
 
-class Watch(threading.Thread):
-    """The daemon thread that samples the counter each second, for the live line and for the final summary."""
+class Sampler(threading.Thread):
+    """The daemon thread that samples the counter each second, for the live line, the peaks and the summary."""
 
-    def __init__(self, counter: Counter, processes: int, courier: Courier, is_live: bool) -> None:
-        """`processes` is the number of all serving threads; `courier` has the status of InfluxDB."""
-        super().__init__(name="watch", daemon=True)
-        self.counter, self.processes, self.courier, self.is_live = counter, processes, courier, is_live
+    def __init__(self, counter: Counter, threads: int, courier: Courier, is_live: bool) -> None:
+        """`threads` is the number of serving threads in all processes; `courier` has the status of InfluxDB."""
+        super().__init__(name="sampler", daemon=True)
+        self.counter, self.threads, self.courier, self.is_live = counter, threads, courier, is_live
         self.meter = Meter()
         self.stopping = threading.Event()
-        self.seen = self.figures()
+        self.totals = self.read_totals()  # of the last sample
 
-    def figures(self) -> Load:
+    def read_totals(self) -> Usage:
         """Return the totals until now; `seconds` is the monotonic time."""
-        cpu = sum(self.counter.column(Counter.CPU_TIME, self.processes)) / 1e6
-        return Load(monotonic(), self.counter.total(), cpu, idle_seconds())
+        cpu = sum(self.counter.column(Counter.CPU_TIME, self.threads)) / 1e6
+        return Usage(monotonic(), self.counter.total(), cpu, idle_seconds())
 
     def run(self) -> None:
-        while not self.stopping.wait(1.5 - (time() + 0.5 - LOOK_SECONDS) % 1):
-            self.look()
+        while not self.stopping.wait(1.5 - (time() + 0.5 - SAMPLE_DELAY_SECONDS) % 1):  # until just after a full second
+            self.sample()
 
-    def look(self) -> None:
-        """Add the load since the last look to the meter, and show it."""
+    def sample(self) -> None:
+        """Add the usage since the last sample to the meter, and show it."""
         with contextlib.suppress(Exception):  # statistics are not essential
-            before, self.seen = self.seen, self.figures()
-            self.meter.add(self.seen - before, time())
+            before, self.totals = self.totals, self.read_totals()
+            self.meter.add(self.totals - before, time())
             if self.is_live and not self.stopping.is_set():
-                connections = sum(self.counter.column(Counter.CONNECTIONS, self.processes))
+                connections = sum(self.counter.column(Counter.CONNECTIONS, self.threads))
                 width = terminal_width(sys.stderr) - 1
                 show_live_line(self.meter.live_line(connections, self.courier.status, width, blocks_for(sys.stderr)))
 
@@ -2980,7 +2960,6 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
         allow_abbrev=False,
     )
     actions: list[Any] = []
-    default = Options()
 
     def add(*names: str, **settings: Any) -> None:
         actions.append(parser.add_argument(*names, **settings))
@@ -2989,26 +2968,26 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     address = partial(non_empty, what="not an address; omit the option to listen on all addresses")
     add("--bind", metavar="ADDRESS", type=address, help=about)
     about = f"the port; 0 takes a free one (default: {PORT})"
-    add("--port", metavar="N", type=partial(whole_number, low=0, high=65535), default=default.port, help=about)
+    add("--port", metavar="N", type=partial(whole_number, low=0, high=65535), default=PORT, help=about)
     about = f"""where statistics go: [https+]influxdb://user:password@host:port/path/database (default: {DSN_VARIABLE}
         in the environment, where ps does not show a password; else database {DATABASE} of user {USER} at
         localhost:8086)"""
-    add("--influx", metavar="DSN", dest="destination", type=data_source_name, default=default.destination, help=about)
+    add("--influx", metavar="DSN", dest="destination", type=data_source_name, default=Destination(), help=about)
     about = f"the seconds between two points (default: {INTERVAL_SECONDS:.0f})"
-    add("--interval", metavar="SECONDS", type=positive_seconds, default=default.interval, help=about)
+    add("--interval", metavar="SECONDS", type=positive_seconds, default=INTERVAL_SECONDS, help=about)
     about = "a further tag of each point, so that servers can share a database; may be repeated (default: none)"
     add("--tag", metavar="KEY=VALUE", dest="tags", type=tag, action="append", default=[], help=about)
     about = f"""where points wait for InfluxDB; FILE-count beside it holds the counter. :memory: stands for no file:
-        points not delivered when the program ends, or is killed, are lost (default: {STATE_FILE})"""
+        what InfluxDB does not have when the program ends, or is killed, is lost (default: {STATE_FILE})"""
     file_name = partial(non_empty, what="neither a file name nor :memory:")
-    add("--state", metavar="FILE", type=file_name, default=default.state, help=about)
+    add("--state", metavar="FILE", type=file_name, default=STATE_FILE, help=about)
     about = "processes, or auto: one for each CPU (default: 1)"
-    add("--workers", metavar="N", type=worker_count, default=default.workers, help=about)
+    add("--workers", metavar="N", type=worker_count, default=1, help=about)
     add("--access-log", action="store_true", help="log each request, at three quarters of the speed (default: off)")
     add("--quiet", action="store_true", help="leave out the live line and the line for each interval (default: off)")
     add("--verbose", action="store_true", help="log debug messages as well (default: off)")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    unset = dict.fromkeys(action.dest for action in actions)  # None, which is no option's value
+    unset = dict.fromkeys(action.dest for action in actions)  # None: not on the command line
     given = vars(parser.parse_args(argv, argparse.Namespace(**unset)))
     tag_source = "argument --tag" if given["tags"] else f"{ENV_PREFIX}TAG"
     unknown = read_environment(parser, actions, given)
@@ -3032,7 +3011,7 @@ def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) 
         (option,) = action.option_strings
         name = DSN_VARIABLE if option == "--influx" else ENV_PREFIX + option[2:].replace("-", "_").upper()
         names.append(name)
-        if given[action.dest] is None:  # not on the command line
+        if given[action.dest] is None:
             try:
                 given[action.dest] = read_variable(action, found[name]) if name in found else action.default
             except argparse.ArgumentTypeError as error:
@@ -3129,14 +3108,12 @@ def open_files(options: Options, stack: contextlib.ExitStack) -> tuple[Counter, 
     if behind > options.interval:
         log.warning("The system's clock is %.0f s behind the time at which the server ran last", behind)
     if recovered:
-        are_now = "it is" if recovered == 1 else "they are"
-        left = counted(recovered, "request")
-        log.info("The last run ended before it could record %s; %s in a point now", left, are_now)
+        log.info("The last run ended before it could record %s; recorded now", counted(recovered, "request"))
     return counter, outbox
 
 
 def announce(listener: socket.socket, options: Options, state: str) -> None:
-    """Print where the server listens, where the points go, and how many CPUs it uses."""
+    """Print where the server listens, where the points go, and how many CPUs it may use."""
     host, port = socket.getnameinfo(listener.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
     where, others = uri_host(host.replace("%", "%25")), ""  # RFC 6874 §2: "%25" precedes a zone
     if host in ("::", "0.0.0.0"):
@@ -3159,25 +3136,25 @@ def run(options: Options, stop_asked: threading.Event) -> None:
         counter, outbox = open_files(options, stack)
         service = Workers(listener, counter, options, stop_asked)
         courier = Courier(outbox, InfluxDB(options.destination, options.tags), options.interval, options.quiet)
-        watch = Watch(counter, options.workers * options.threads, courier, has_live_line(options.quiet))
-        reporter = Reporter(outbox, courier, options.interval, watch.meter.take_recent_peak)
+        sampler = Sampler(counter, options.workers * options.threads, courier, has_live_line(options.quiet))
+        reporter = Reporter(outbox, courier, options.interval, sampler.meter.take_recent_peak)
         try:
             service.start()
             start_thread(reporter)
-            start_thread(courier)  # it imports the client
+            start_thread(courier)  # late, as it imports the client
             announce(listener, options, outbox.display_name)
-            start_thread(watch)
+            start_thread(sampler)
             stop_asked.wait()
             print("Stopping: finishing requests, sending the last point. Ctrl-C again quits now.")
         finally:
             end = monotonic() + STOP_SECONDS
-            watch.stop()
+            sampler.stop()
             service.stop()
-            watch.look()
+            sampler.sample()
             reporter.stop(end)
             log.addFilter(lambda record: record.threadName == "MainThread")  # others log nothing after the summary
             with contextlib.suppress(Exception):  # statistics are not essential
-                for line in watch.meter.summary(cpu_limit(), os.cpu_count() or 1, watch.processes):
+                for line in sampler.meter.summary(cpu_limit(), os.cpu_count() or 1, sampler.threads):
                     log.info("%s", line)
 
 
@@ -3205,7 +3182,7 @@ def run_to_end(argv: Optional[list[str]]) -> int:
     except (OSError, MemoryError, ImportError) as error:  # ImportError: a module's file cannot be opened
         reason = reason_of(error)
     finally:
-        for signum in STOP_SIGNALS:  # the interpreter resets them at its end; a late one would then kill it
+        for signum in STOP_SIGNALS:  # Python resets its handlers at its end; then a late signal would kill it
             signal.signal(signum, signal.SIG_IGN)
     print(f"webserver_influx.py: error: {reason}", file=sys.stderr)
     return 1

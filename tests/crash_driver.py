@@ -56,7 +56,7 @@ class Books:
         """Open the files as a server does; yield its counter, outbox and reporter."""
         with opened(self.state, self.count_file) as (counter, outbox):
             courier = Courier(outbox, FileInfluxDB(self.influx), 1.0)
-            yield counter, outbox, Reporter(outbox, courier, 1.0)
+            yield counter, outbox, Reporter(outbox, courier, 1.0, float)
 
     def count(self, counter: Counter, number: int) -> None:
         for _ in range(number):

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from daemons import PASSWORD, run_program
 
-from webserver_influx import STATUS_LINE, RequestError, StartError
+from webserver_influx import STATUS_LINES, RequestError, StartError
 
 
 def assert_is_one_line(text: str) -> None:
@@ -23,7 +23,7 @@ def try_to(function, *arguments):
         return function(*arguments)
     except RequestError as error:
         refusal = error
-    assert refusal.status in STATUS_LINE
+    assert refusal.status in STATUS_LINES
     assert_is_one_line(str(refusal))
     return refusal
 

@@ -609,7 +609,7 @@ def test_an_interval_is_logged_by_the_next_one_at_the_latest(outbox, caplog, mon
     started.report()
     started.report()
     slow, *others = caplog.messages[1:]
-    assert re.fullmatch(r"InfluxDB has not finished an answer in \d+ s", slow)
+    assert re.fullmatch(r"InfluxDB has not answered fully in \d+ s", slow)
     assert others == [f"{line}3", f"{line}4"]
     influxdb.answer.set()
     wait_until(lambda: len(influxdb.stored) == 4)

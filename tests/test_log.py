@@ -231,12 +231,14 @@ def test_a_write_is_of_whole_lines_and_so_short_that_a_pipe_of_several_workers_k
     output = Output(2)
     output.file = Pieces()
     lines = [b"%d %b\n" % (number, b"a" * (number % 100)) for number in range(2000)]
+    lines[1000] = b"a" * 2 * select.PIPE_BUF + b"\n"  # cannot be one piece
     for line in lines:
         output.write(line)
     output.finish(time.monotonic() + PATIENCE_S)
     assert b"".join(output.file) == b"".join(lines)
     assert len(output.file) < 100
-    assert all(piece.endswith(b"\n") and len(piece) <= select.PIPE_BUF for piece in output.file)
+    assert all(piece.endswith(b"\n") for piece in output.file)
+    assert [piece for piece in output.file if len(piece) > select.PIPE_BUF] == [lines[1000]]
 
 
 @pytest.mark.smoke

@@ -20,12 +20,12 @@ from needs import cpu_quota, imported, installed, linux, posix
 from test_exactly_once import shifted_clock
 
 import webserver_influx
-from webserver_influx import BLOCKS, SHORT_SECONDS, Load, Meter, cpu_limit, cpu_quotas, per_second, verdict
+from webserver_influx import BLOCKS, SHORT_SECONDS, Meter, Usage, cpu_limit, cpu_quotas, per_second, verdict
 
 # --- what a meter adds up
 
 
-def metered(*loads: Load) -> Meter:
+def metered(*loads: Usage) -> Meter:
     """A meter that was told these, a second apart, from 1970 on."""
     meter = Meter()
     for second, load in enumerate(loads):
@@ -35,89 +35,89 @@ def metered(*loads: Load) -> Meter:
 
 @pytest.mark.smoke
 def test_a_meter_tells_the_last_second_the_most_and_all():
-    meter = metered(Load(1.0, 10), Load(2.0, 60), Load(1.0, 20))
+    meter = metered(Usage(1.0, 10), Usage(2.0, 60), Usage(1.0, 20))
     assert list(meter.rates) == [10, 30, 20]
     assert (meter.last.rate, meter.peak, meter.peak_at, meter.total.requests) == (20, 30, 1, 90)
 
 
 @pytest.mark.smoke
 def test_the_most_of_each_interval_is_told_once():
-    meter = metered(Load(1.0, 10), Load(1.0, 5))
+    meter = metered(Usage(1.0, 10), Usage(1.0, 5))
     assert (meter.take_recent_peak(), meter.take_recent_peak()) == (10, 0)
-    meter.add(Load(1.0, 7), 2.0)
+    meter.add(Usage(1.0, 7), 2.0)
     assert (meter.take_recent_peak(), meter.peak) == (7, 10)
 
 
 @pytest.mark.smoke
 def test_a_time_too_short_to_tell_a_rate_of_adds_to_all_only():
-    meter = metered(Load(1.0, 10), Load(SHORT_SECONDS / 1000, 10), Load(0.0, 1))
+    meter = metered(Usage(1.0, 10), Usage(SHORT_SECONDS / 1000, 10), Usage(0.0, 1))
     assert (meter.peak, meter.total.requests, len(meter.rates)) == (10, 21, 1)
     assert meter.live_line(0, "", 80)
 
 
 @pytest.mark.smoke
 def test_a_worker_that_takes_the_place_of_another_takes_back_no_cpu_time():
-    meter = metered(Load(1.0, 10, cpu=1.5), Load(1.0, 10, cpu=-1.0))
+    meter = metered(Usage(1.0, 10, cpu=1.5), Usage(1.0, 10, cpu=-1.0))
     assert (meter.total.cpu, meter.last.cpus) == (1.5, 0)
 
 
 @pytest.mark.smoke
 def test_a_process_that_was_suspended_had_a_low_rate_meanwhile():
-    meter = metered(*[Load(1.0, 1000)] * 3, Load(60.0, 900))
+    meter = metered(*[Usage(1.0, 1000)] * 3, Usage(60.0, 900))
     assert (meter.last.rate, meter.peak, meter.best.seconds) == (15, 1000, 3)
 
 
 @pytest.mark.smoke
 def test_seconds_at_the_edge_of_a_load_are_not_under_load():
-    meter = metered(Load(1.0, 3), Load(1.0, 200), *[Load(1.0, 1000)] * 4, Load(1.0, 100), Load(1.0, 0))
-    assert meter.best == Load(4.0, 4000)
+    meter = metered(Usage(1.0, 3), Usage(1.0, 200), *[Usage(1.0, 1000)] * 4, Usage(1.0, 100), Usage(1.0, 0))
+    assert meter.best == Usage(4.0, 4000)
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     ("requests", "best"),
     [
-        ([100] * 30, Load(10.0, 1000)),
-        ([*[100] * 12, *[150] * 12, *[120] * 12], Load(10.0, 1500)),  # the best ten in a row
-        ([*[100] * 12, 0, *[90] * 3, 40, *[110] * 2], Load(10.0, 1000)),
-        ([*[100] * 12, *[1000] * 4, *[100] * 12], Load(4.0, 4000)),  # half of the peak is another load
-        ([1000, *[600] * 4], Load(5.0, 3400)),
-        ([100, 60, 150], Load(2.0, 160)),  # not all three: the 60 are less than half of the new peak
-        ([*[600] * 4, 1000, 400], Load(5.0, 3400)),
-        ([*[400] * 9, 1000, *[400] * 9], Load(1.0, 1000)),
-        ([1000] * 3 + [0] + [1000] * 4 + [0] + [1000] * 2, Load(4.0, 4000)),
-        ([], Load()),
-        ([0, 0], Load()),
+        ([100] * 30, Usage(10.0, 1000)),
+        ([*[100] * 12, *[150] * 12, *[120] * 12], Usage(10.0, 1500)),  # the best ten in a row
+        ([*[100] * 12, 0, *[90] * 3, 40, *[110] * 2], Usage(10.0, 1000)),
+        ([*[100] * 12, *[1000] * 4, *[100] * 12], Usage(4.0, 4000)),  # half of the peak is another load
+        ([1000, *[600] * 4], Usage(5.0, 3400)),
+        ([100, 60, 150], Usage(2.0, 160)),  # not all three: the 60 are less than half of the new peak
+        ([*[600] * 4, 1000, 400], Usage(5.0, 3400)),
+        ([*[400] * 9, 1000, *[400] * 9], Usage(1.0, 1000)),
+        ([1000] * 3 + [0] + [1000] * 4 + [0] + [1000] * 2, Usage(4.0, 4000)),
+        ([], Usage()),
+        ([0, 0], Usage()),
     ],
 )
 def test_the_best_seconds_in_a_row_are_ten_at_most_and_each_at_least_half_of_the_peak(requests, best):
-    assert metered(*(Load(1.0, number) for number in requests)).best == best
+    assert metered(*(Usage(1.0, number) for number in requests)).best == best
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("seconds", [1.0, 1.001, 0.999, 20.0])
 def test_a_single_request_is_summed_up_without_a_rate(seconds):
     """A second is never exactly one, so its rate may be below 1."""
-    (line,) = metered(Load(seconds, 0), Load(seconds, 1, 0.0, math.nan)).summary(1, 1, 1)
+    (line,) = metered(Usage(seconds, 0), Usage(seconds, 1, 0.0, math.nan)).summary(1, 1, 1)
     assert re.fullmatch(r"1 request in [\d.]+ s", line)
 
 
 @pytest.mark.smoke
 def test_a_load_of_less_than_three_seconds_has_no_mean_and_no_share_of_a_cpu():
     """CPU time is published each second, so that of a short load cannot be known."""
-    (line,) = metered(Load(1.0, 0), Load(1.0, 8986, 0.0, 1.0), Load(1.0, 5000, 0.9, 1.0)).summary(1, 1, 1)
+    (line,) = metered(Usage(1.0, 0), Usage(1.0, 8986, 0.0, 1.0), Usage(1.0, 5000, 0.9, 1.0)).summary(1, 1, 1)
     assert re.fullmatch(r"13,986 requests in 3 s, at most 8,986/s \(at \d\d:\d\d:\d\d\)", line)
 
 
 @pytest.mark.smoke
 def test_what_there_was_none_of_has_no_summary():
-    assert metered(Load(1.0, 0)).summary(1, 1, 1) == []
-    assert metered(Load(0.3, 2)).summary(1, 1, 1) == ["2 requests in 0.3 s"]
+    assert metered(Usage(1.0, 0)).summary(1, 1, 1) == []
+    assert metered(Usage(0.3, 2)).summary(1, 1, 1) == ["2 requests in 0.3 s"]
 
 
 @pytest.mark.smoke
 def test_a_summary_tells_the_most_the_mean_under_load_and_the_limit():
-    first, *others = metered(*[Load(1.0, 0, 0.0, 4.0)] * 6, *[Load(1.0, 12_340, 0.98, 3.0)] * 4).summary(4, 4, 1)
+    first, *others = metered(*[Usage(1.0, 0, 0.0, 4.0)] * 6, *[Usage(1.0, 12_340, 0.98, 3.0)] * 4).summary(4, 4, 1)
     assert re.fullmatch(r"49,360 requests in 10 s, at most 12,340/s \(at \d\d:\d\d:06\)", first)
     assert others == [
         "Under load for 4 s: 12,340/s on average, 98 % of a CPU",
@@ -158,7 +158,7 @@ SPARE = "The server had CPU to spare: the load or the network was the limit"
     ],
 )
 def test_a_verdict_says_what_the_limit_was(cpus, processes, used, idle, words):
-    told = verdict(Load(10.0, 1, 10 * used, 10 * idle), cpus, 4, processes)
+    told = verdict(Usage(10.0, 1, 10 * used, 10 * idle), cpus, 4, processes)
     assert told.startswith(words) if words else told == ""
 
 
@@ -168,7 +168,7 @@ def test_a_verdict_says_what_the_limit_was(cpus, processes, used, idle, words):
 @pytest.mark.smoke
 @pytest.mark.parametrize("blocks", [BLOCKS, ""])
 def test_a_live_line_fits_every_width(blocks):
-    meter = metered(*[Load(1.0, 1_000_000 + second, 0.98) for second in range(300)], Load(1.0, 0))
+    meter = metered(*[Usage(1.0, 1_000_000 + second, 0.98) for second in range(300)], Usage(1.0, 0))
     for width in range(1, 400):
         line = meter.live_line(64, "InfluxDB takes points", width, blocks)
         assert line
@@ -180,7 +180,7 @@ def test_a_live_line_fits_every_width(blocks):
 
 @pytest.mark.smoke
 def test_a_curve_has_the_newest_second_at_its_right_and_its_lowest_block_for_none_only():
-    meter = metered(*(Load(1.0, requests) for requests in (800, 0, 1, 400, 800)))
+    meter = metered(*(Usage(1.0, requests) for requests in (800, 0, 1, 400, 800)))
     assert meter.live_line(1, "InfluxDB takes points", 200).startswith(
         "█▁▂▅█  800/s · at most 800/s · 2,001 in all · 1 "
     )

@@ -15,7 +15,7 @@ from daemons import run_python
 from refusals import start_error
 from states import ODD_STATES, make_state, older_state, opened
 
-from webserver_influx import Outbox, point_time
+from webserver_influx import Counter, Outbox, point_time
 
 DAY = 24 * 3600 * SECOND
 
@@ -178,6 +178,16 @@ def test_no_two_points_share_a_time_however_the_clock_is_set(outbox, since):
         time = recorded(outbox, now)
         assert time not in used
         used.add(time)
+
+
+@pytest.mark.smoke
+def test_two_runs_in_memory_share_no_time_though_both_begin_in_the_same_second():
+    times = set()
+    for _ in range(2):
+        with contextlib.closing(Counter(":memory:", 0, 1)) as counter, contextlib.closing(Outbox(":memory:")) as outbox:
+            outbox.attach(counter)
+            times.add(outbox.record(SECOND).time)
+    assert len(times) == 2
 
 
 @pytest.mark.smoke

@@ -40,7 +40,7 @@ from messages import WRONG_TYPE
 from needs import installed
 
 import webserver_influx
-from webserver_influx import Destination, Load, parse_dsn, verdict
+from webserver_influx import Destination, Usage, parse_dsn, verdict
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
@@ -382,7 +382,7 @@ def test_the_table_of_limits_has_each_that_the_server_names():
     rows = [as_pattern(cells[0]) for cells in tables()["last line"]]
 
     def named(cpu: float, idle: float, processes: int = 1) -> str:
-        return verdict(Load(10.0, 1000, cpu * 10, idle * 10), 2.0, 2, processes)
+        return verdict(Usage(10.0, 1000, cpu * 10, idle * 10), 2.0, 2, processes)
 
     ends = [named(1.0, 1.0), named(2.0, 0.0, 2), named(0.1, 1.9), named(0.1, 0.0)]
     assert all(re.fullmatch(row, end) for row, end in zip(rows, ends))
@@ -700,10 +700,10 @@ BAD_INPUT = {
         b"GET / HTTP/1.1\r\n" + HOST + b"A: b\r\n" * 100 + b"\r\n",
         b"GET / HTTP/1.1\r\n" + HOST + b"A: " + b"b" * 65536 + b"\r\n\r\n",
     ],
-    "a transfer coding other": [POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"],
+    "a transfer coding before": [POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"],
     "a method over": [b"X" * 9000 + b" / HTTP/1.1\r\n" + HOST + b"\r\n", b"X" * 9000],
     "HTTP other than": [b"GET / HTTP/2.0\r\n" + HOST + b"\r\n"],
-    "a malformed or cut-off body": [
+    "malformed chunks or a cut-off body": [
         POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n1;a=\r\nx\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nA : b\r\n",

@@ -42,7 +42,7 @@ def courier() -> Notes:
 
 @pytest.fixture
 def reporter(outbox, courier) -> Reporter:
-    return Reporter(outbox, courier, 60.0)
+    return Reporter(outbox, courier, 60.0, float)
 
 
 def warnings_in(caplog) -> list[str]:
@@ -164,7 +164,7 @@ def test_the_reporter_outlives_a_lack_of_memory_while_it_hands_an_interval_on(ou
 
     calls: list[str] = []
     monkeypatch.setattr(courier, "hand_over", hand_over)
-    reporter = Reporter(outbox, courier, 0.01)
+    reporter = Reporter(outbox, courier, 0.01, float)
     reporter.start()
     wait_until(lambda: len(calls) > 2)
     reporter.stop(monotonic() + 1)
@@ -192,7 +192,7 @@ def test_the_reporter_survives_whatever_a_round_raises(counter, outbox, courier,
         raise error
 
     failures: list[BaseException] = []
-    reporter = Reporter(outbox, courier, 0.01)
+    reporter = Reporter(outbox, courier, 0.01, float)
     count(counter, 3)
     with monkeypatch.context() as failing:
         failing.setattr(counter if step == "problem" else outbox, step, fail)
@@ -219,7 +219,7 @@ def test_the_reporter_survives_an_error_that_cannot_be_logged(counter, outbox, c
 
     failures: list[int] = []
     count(counter, 3)
-    reporter = Reporter(outbox, courier, 0.01)
+    reporter = Reporter(outbox, courier, 0.01, float)
     with monkeypatch.context() as failing:
         failing.setattr(outbox, "record", fail)
         reporter.start()
@@ -284,7 +284,7 @@ def test_the_schedule_does_not_drift_and_beats_that_were_missed_are_skipped(
 ):
     clock = Clock(monkeypatch, rounds=4)
     outbox = SlowOutbox(clock, [*(each or 0.001 for each in seconds), 0])
-    reporter = Reporter(outbox, courier, 60.0)
+    reporter = Reporter(outbox, courier, 60.0, float)
     reporter.stopping = clock
     reporter.run()
     assert [round(when, 1) for when in outbox.recorded[:4]] == recorded
@@ -295,7 +295,7 @@ def test_the_schedule_does_not_drift_and_beats_that_were_missed_are_skipped(
 @pytest.mark.smoke
 def test_a_step_of_the_clock_by_more_than_an_interval_is_one_line(monkeypatch, caplog, courier):
     clock = Clock(monkeypatch, rounds=0)
-    reporter = Reporter(SlowOutbox(clock, [0.001] * 12), courier, 60.0)
+    reporter = Reporter(SlowOutbox(clock, [0.001] * 12), courier, 60.0, float)
     for ahead in (0, 59, 0, 86400, 86400, 86400, 0, 0, -3600, -3600):
         clock.ahead = ahead
         clock.now += 60
@@ -314,7 +314,7 @@ def test_a_recording_at_the_end_is_tried_again_for_half_of_the_time(monkeypatch,
     monkeypatch.setattr(webserver_influx, "sleep", clock.wait)
     outbox = SlowOutbox(clock, [])
     monkeypatch.setattr(outbox, "record", lambda now: outbox.recorded.append(clock.now) or 1 / 0)
-    reporter = Reporter(outbox, courier, 60.0)
+    reporter = Reporter(outbox, courier, 60.0, float)
     reporter.stopping.set()
     reporter.retry_end = 3.0
     reporter.run()
@@ -341,7 +341,7 @@ def test_points_are_recorded_on_time_whatever_the_courier_waits_for(counter, out
 
     answered = threading.Event()
     courier = Courier(outbox, Hanging(), 0.05)
-    reporter = Reporter(outbox, courier, 0.05)
+    reporter = Reporter(outbox, courier, 0.05, float)
     courier.start()
     reporter.start()
     numbers = itertools.count(1)

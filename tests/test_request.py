@@ -120,6 +120,7 @@ def test_bytes_that_begin_no_head_are_refused_at_once(data):
         (400, b"GET / HTTP/1.1 \r\n"),
         (400, b"GET / HTTQ/1.1\r\n"),
         (400, b"GET /\r\n"),
+        (400, b"GET / \r\n"),
         (400, b"GET\r\n"),
         (400, b"\r\nGET\r\n"),
         (400, b"GET * HTTP/1.1\r\n"),

@@ -82,7 +82,7 @@ def test_after_kill_9_the_next_server_may_have_the_state_at_once(server):
     web.kill()
     web.start()
     web.get()
-    assert "The last run ended before it could record 1 request; it is in a point now" in web.stderr_text()
+    assert "The last run ended before it could record 1 request; recorded now" in web.stderr_text()
 
 
 # --- a disk that is full, a database that is locked
@@ -128,7 +128,7 @@ def test_what_could_not_be_recorded_at_an_orderly_end_is_in_a_point_of_the_next_
     assert "The last point could not be recorded in time\n" in web.stderr_text()
     assert " INFO 3 requests in " in web.stderr_text()
     web.start()
-    assert " INFO The last run ended before it could record 3 requests; they are in a point now\n" in web.stderr_text()
+    assert " INFO The last run ended before it could record 3 requests; recorded now\n" in web.stderr_text()
     assert [number for _, number in waiting(web.state)] == [3]
 
 
@@ -391,7 +391,7 @@ def test_a_state_file_that_was_removed_is_missed_at_the_next_start(server):
     assert "math_server.db: it was removed, moved or replaced; requests are still counted\n" in web.stderr_text()
     assert "The last point could not be recorded in time\n" in web.stderr_text()
     line = failure("--port", "0", "--state", str(web.state))
-    assert line == f"{web.state} is missing or empty, but {web.state}-count exists; restore that, or move this away"
+    assert line == f"{web.state} is missing or empty; restore it, or move {web.state}-count away"
     assert counted(web.state) == 1
 
 

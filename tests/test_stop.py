@@ -359,7 +359,7 @@ def test_a_state_file_that_another_program_has_locked_holds_up_the_end_less_than
     assert not web.reports()
     web.start()
     assert web.stop() == 0
-    assert "The last run ended before it could record 2 requests; they are in a point now\n" in web.stderr_text()
+    assert "The last run ended before it could record 2 requests; recorded now\n" in web.stderr_text()
     assert web.reports()[-1][2] == "delivered to InfluxDB"
 
 
