@@ -84,7 +84,7 @@ IDLE_SECONDS = 75.0  # time-out for the first or next request, as nginx's keepal
 HEAD_SECONDS = 10.0  # time-out from the first byte of a head to its last
 BODY_SECONDS = 30.0  # time-out from the end of the head to the end of the body
 SEND_SECONDS = 30.0  # time-out for the client to receive all pending responses
-LINGER_SECONDS = 5.0  # after the last response, time in which more input is discarded; nginx's lingering_timeout
+LINGER_SECONDS = 5.0  # after the last response, time in which more input is discarded
 
 LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 ms of work); larger input takes turns
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
@@ -178,7 +178,7 @@ class Once:
 # ==================================================================================== Part I: a request
 # ---------------------------------------------------------------------------------------------- Grammar
 
-# The grammar of the RFCs as regular expressions for bytes, compiled once; only CHUNK_START may match a part of them.
+# The grammar of the RFCs as regular expressions for bytes, compiled once; each but CHUNK_START matches a whole input.
 
 # RFC 9110 §5.6.2   token = 1*tchar
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -196,7 +196,7 @@ MEDIA_TYPE = rf"({TOKEN}/{TOKEN})(?:{OWS};(?:{OWS}{PARAMETER})?)*"
 # RFC 9112 §2.3     HTTP-version = HTTP-name "/" DIGIT "." DIGIT
 VERSION = r"HTTP/[0-9]\.[0-9]"
 
-# RFC 9112 §3.2     Host = uri-host [ ":" port ]; the host may be empty, and has_valid_hosts() checks what [ ] contain
+# RFC 9110 §7.2     Host = uri-host [ ":" port ]; the host may be empty, and has_valid_hosts() checks what [ ] contain
 REG_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
 HOST = r"(?:\[([0-9A-Fa-f:.]*)\]|" + REG_NAME + ")"
 AUTHORITY = HOST + "(?::[0-9]*)?"
@@ -264,7 +264,7 @@ Fields = tuple[str, int, bytes, DataType]
 
 Head = tuple[str, bytes, Fields, bytes]  # method, query, fields, and the bytes after the head
 
-CACHE_ENTRIES = 512  # most in each of three caches; together 12 MiB at most
+CACHE_ENTRIES = 512  # most in each of three caches; together about 14 MiB at most
 CACHE_KEY_BYTES = 4 * 1024  # longest key: the size of a large cookie
 
 
@@ -293,7 +293,7 @@ class Cache(dict[bytes, Any]):
 def take_head(buffer: bytes) -> Optional[Head]:
     """Parse a request's head (RFC 9112 §2.2, §3); return it with the bytes that follow, or None if it is incomplete.
 
-    Raises RequestError as soon as a complete line or a control character proves that the head is not valid.
+    Raises RequestError, for a malformed line or a control character even before the head is complete.
     """
     if len(buffer) > REQUEST_LINE_BYTES:
         check_size(buffer.partition(HEAD_END)[0].strip(b"\r\n"))
@@ -711,7 +711,7 @@ class SumHandler(BaseHTTPRequestHandler):
     """The HTTP side of a connection (RFC 9112 §9): bytes in, bytes out, without a socket, a clock or a thread.
 
     To refuse the request that is being received, throw a RequestError into handle(). The server provides `stopping`,
-    `response_starts` and, for the access log, `write_log` and `log_time`; the base class, only method names.
+    `response_starts` and, for the access log, `write_log` and `log_time`; the base class only names Python methods.
     """
 
     server: Any
@@ -739,7 +739,8 @@ class SumHandler(BaseHTTPRequestHandler):
             method, status, complete = None, 200, False  # complete: the whole request has come
             try:
                 while (head := take_head(buffer)) is None:
-                    more, enough = b"", len(buffer) + LIGHT_BYTES
+                    more = query = body = b""  # so that none is kept while this waits
+                    enough = len(buffer) + LIGHT_BYTES
                     while b"\n" not in more and len(buffer) < enough:  # a full parse for each byte would be slow
                         check_controls(more)
                         more = yield from self.receive(REQUEST if buffer == b"\r\n" else HEAD, pending)
@@ -771,18 +772,17 @@ class SumHandler(BaseHTTPRequestHandler):
                 return "".join(pending).encode()
             buffer = rest
             if not buffer:
-                head, body = None, b""  # so that no idle connection keeps a body
+                head, more, query, body = None, b"", b"", b""  # so that an idle connection keeps no bytes
                 self.waits_for = REQUEST
-                responses, pending = "".join(pending).encode(), []
-                buffer = yield responses
+                pending = ["".join(pending)]
+                buffer = yield pending.pop().encode()
         return b""
 
     def receive(self, waits_for: str, pending: list[str]) -> Generator[bytes, bytes, bytes]:
         """Yield the pending responses; return the bytes that the client sends next."""
         self.waits_for = waits_for
-        responses = "".join(pending).encode()
-        pending.clear()
-        data = yield responses
+        pending[:] = ["".join(pending)]
+        data = yield pending.pop().encode()
         if not data and waits_for != REQUEST:
             raise RequestError(400, f"The client closed the connection before the end of the request's {waits_for}.")
         return data
@@ -1241,7 +1241,7 @@ class Outbox:
 
     def newest(self) -> Point:
         """Return the waiting point that was recorded last; there is one."""
-        return Point(*self.execute("SELECT max(serial), time, requests_number FROM requests")[0])  # of the max's row
+        return Point(*self.execute("SELECT max(serial), time, requests_number FROM requests")[0])  # all of one row
 
     def remove(self, points: list[Point]) -> int:
         """Delete points that InfluxDB has acknowledged; return how many of them waited."""
@@ -1560,7 +1560,7 @@ class Courier(threading.Thread):
     InfluxDB, a proxy or a name server may block it: only the end of the program waits for it, until a deadline.
     """
 
-    BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without tags
+    BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without --tag
     RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
     SLOW_SECONDS = 15.0  # after an interval, an exchange with InfluxDB that has lasted longer is logged
 
@@ -1587,7 +1587,7 @@ class Courier(threading.Thread):
             return "no point sent yet"
         return f"{counted(self.rejected, 'point')} rejected" if self.rejected else "InfluxDB takes points"
 
-    def hand_over(self, interval: Optional[str]) -> None:
+    def hand_over(self, line: Optional[str]) -> None:
         """Wake the courier to deliver the points and then log this interval's line, if any; log earlier ones now."""
         with contextlib.suppress(BaseException):  # there may be no memory for the log
             if self.intervals:
@@ -1595,8 +1595,8 @@ class Courier(threading.Thread):
                 if seconds > self.SLOW_SECONDS:
                     self.failures.warn(f"{self.influxdb.name} has not answered fully in {seconds:.0f} s")
                 self.log_intervals()
-        if interval:
-            self.intervals.append(interval)
+        if line:
+            self.intervals.append(line)
         self.wakeup.set()
 
     def stop(self, last: Optional[str], end: float) -> None:
@@ -1698,9 +1698,9 @@ class Courier(threading.Thread):
             outcome = f"points that InfluxDB rejected: {self.rejected - self.rejected_logged}"
         for _ in range(len(self.intervals)):
             with contextlib.suppress(IndexError):  # another thread has logged it
-                interval = self.intervals.popleft()
+                line = self.intervals.popleft()
                 if is_last or not self.quiet:
-                    log.log(level, "%s; %s", interval, outcome)
+                    log.log(level, "%s; %s", line, outcome)
                     if not pending:
                         self.rejected_logged = self.rejected
 
@@ -1729,8 +1729,8 @@ class Reporter(threading.Thread):
                     break
                 missed = max(0.0, monotonic() - self.due) // self.interval
                 self.due += self.interval * (1 + missed)  # keep the schedule, but skip what was missed
-                if interval := self.record():
-                    self.courier.hand_over(interval)
+                if line := self.record():
+                    self.courier.hand_over(line)
         while not (last := self.record()) and monotonic() < self.retry_end:
             sleep(PAUSE_SECONDS)
         self.last = last
@@ -1765,7 +1765,7 @@ class Reporter(threading.Thread):
         return None
 
     def log_clock_step(self) -> None:
-        """Log a clock step of more than an interval."""
+        """Log a clock step of more than an interval and a second."""
         offset = time_ns() / 1e9 - monotonic()
         step, self.clock_offset = offset - self.clock_offset, offset
         if abs(step) > max(self.interval, self.CLOCK_STEP_SECONDS):
@@ -1818,8 +1818,9 @@ def listen(address: Optional[str], port: int) -> socket.socket:
 def listen_on_first(resolved: list[Any]) -> socket.socket:
     """Listen on the first address from getaddrinfo() that this machine has. Raises OSError."""
     for family, _, _, _, sockaddr in resolved:
-        listener = socket.socket(family)
+        listener = None
         try:
+            listener = socket.socket(family)
             # On Windows, SO_REUSEADDR, or no option, would let another server take over connections.
             option = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
             listener.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -1830,7 +1831,8 @@ def listen_on_first(resolved: list[Any]) -> socket.socket:
             listener.listen(BACKLOG)
             return listener
         except OSError as error:
-            listener.close()
+            if listener:
+                listener.close()
             if sockaddr is resolved[-1][4] or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
     raise OSError("there is no such address")  # not reached: `resolved` has a row
@@ -1859,7 +1861,7 @@ def start_thread(thread: threading.Thread) -> None:
 # ----------------------------------------------------------------------------------------------- Server
 
 TURN_BYTES = 16 * 1024  # most bytes received in a turn: a few milliseconds of work
-BURST_CONNECTIONS = 64  # at most so many connections accepted in this second add to a thread's load, even if closed
+BURST_CONNECTIONS = 64  # most connections accepted in this second, open or closed, that add to a thread's load
 BACKLOG_SECONDS = 0.5  # at shutdown, time for accepting the connections in the backlog
 STOP_LINGER_SECONDS = 0.2  # at shutdown, in place of LINGER_SECONDS
 
@@ -1919,7 +1921,7 @@ class Connection:
                         self.deadline = thread.now + timeouts[waits_for]
                         responses = b""
                     if waits_for is TURN or is_full:
-                        yield from self.wait_for_turn(at_front=waits_for is TURN)
+                        yield from self.wait_for_turn(at_front=waits_for is TURN and size == TURN_BYTES)
                         size = TURN_BYTES
                         continue
                     size = LIGHT_BYTES
@@ -1985,7 +1987,8 @@ class Connection:
             self.event = event
 
     def close(self) -> None:
-        if self.thread.connections.pop(self.descriptor, None):
+        if self.thread.connections.get(self.descriptor) is self:  # once closed, its number may be another's
+            del self.thread.connections[self.descriptor]
             self.watch(0)
             self.life.close()
             self.sock.close()
@@ -2015,6 +2018,7 @@ class ServingThread(threading.Thread):
         self.uncounted = 0  # requests that handlers have added; they are in the cell before their responses are sent
         self.responding: list[Connection] = []  # with responses to send once these requests are counted
         self.queued: deque[Connection] = deque()  # waiting for a turn, or closed since
+        self.ready: Sequence[tuple[int, int]] = ()  # events of this round; epoll reports at most 1,023 in one
         self.now = self.next_second = self.next_turn = monotonic()
         self.listen_descriptor = server.socket.fileno()
         self.listen_again_at = self.now  # inf while it listens, and once it stops
@@ -2046,7 +2050,7 @@ class ServingThread(threading.Thread):
         if self.queued:  # if nothing is ready at this instant, requests of the other clients may still be on their way
             quiet = self.QUIET_SECONDS
             wait = min(wait, quiet) if self.next_turn - monotonic() > quiet else 0.0
-        ready = self.poll.poll(wait if wait > 0 else 0)  # a negative one would wait forever
+        ready = self.ready = self.poll.poll(wait if wait > 0 else 0)  # a negative one would wait forever
         self.now = now = monotonic()
         connections = self.connections
         for descriptor, _ in ready:
@@ -2091,7 +2095,7 @@ class ServingThread(threading.Thread):
             self.attempt(connection, connection.life.__next__)
             self.send_responses()
             end = monotonic()
-            self.next_turn = end + TURN_REST * (end - begin)
+            self.next_turn = end + TURN_REST * min(end - begin, PAUSE_SECONDS)  # more: the system stopped this thread
 
     def attempt(self, connection: Connection, action: Callable[[], None]) -> None:
         """Call `action`; close the connection if that ends it or fails."""
@@ -2102,14 +2106,13 @@ class ServingThread(threading.Thread):
 
     def end(self, connection: Optional[Connection], error: Exception) -> None:
         """Close a connection that is finished (StopIteration), that its client broke (OSError), or that met a bug."""
-        try:
+        with contextlib.suppress(Exception):  # there may be no memory to log it
             if connection and isinstance(error, OSError):
                 log.debug("%s hung up: %s", connection.handler.address_string(), error)
             elif not (connection and isinstance(error, StopIteration)):
-                log.exception("A connection could not be served")
-        finally:
-            if connection:
-                connection.close()
+                log.error("A connection could not be served", exc_info=error)
+        if connection:
+            connection.close()
 
     def housekeep(self) -> None:
         """Do the work of each second, and accept again after a pause, when it is time."""
@@ -2186,25 +2189,27 @@ class ServingThread(threading.Thread):
         self.server.loads[self.number] = len(self.connections) + min(self.accepted, BURST_CONNECTIONS)
 
     def wind_down(self) -> None:
-        """Accept what is in the backlog, then no more; close each connection once its requests are answered.
+        """Accept what is in the backlog, then no more; close each connection once its current request is answered.
 
         After GRACE_SECONDS incomplete requests are rejected; STOP_LINGER_SECONDS later all connections are closed.
         """
         begin, grace_end = monotonic(), self.server.grace_end
-        while self.accept() and monotonic() < begin + BACKLOG_SECONDS:
-            pass
+        with contextlib.suppress(Exception):  # whatever happens, the open connections are served
+            while self.accept() and monotonic() < begin + BACKLOG_SECONDS:
+                pass
         self.pause_accepting(inf)
         self.drained.set()
         while self.connections and monotonic() < grace_end + STOP_LINGER_SECONDS:
             self.next_second = min(self.next_second, self.now + self.STOP_CHECK_SECONDS)
             self.survive(self.serve)
             left = grace_end - self.now
-            self.timeouts.update({REQUEST: 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf})
+            self.timeouts.update({REQUEST: left if self.ready else 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf})
             self.timeouts[LINGER] = STOP_LINGER_SECONDS
             for connection in self.connections.values():
                 if connection.event or connection.waits_for != REQUEST:  # otherwise its requests are queued
                     connection.deadline = min(connection.deadline, self.deadline(connection.waits_for))
             self.survive(self.end_overdue)
+        self.survive(self.send_responses)
         for connection in list(self.connections.values()):
             connection.close()
 
@@ -2246,7 +2251,7 @@ class SumServer(ThreadingHTTPServer):
         self.log_time = strftime("%d/%b/%Y:%H:%M:%S %z", localtime(now)).encode()
 
     def stop(self) -> None:
-        """Accept what is in the backlog, then no more; answer the requests received; end within GRACE_SECONDS + 1 s."""
+        """Accept what is in the backlog, then no more; answer each current request; end within GRACE_SECONDS + 1 s."""
         self.grace_end = monotonic() + GRACE_SECONDS
         self.stopping = True
         started = [thread for thread in self.threads if thread.ident]
@@ -2513,7 +2518,7 @@ class Output(BufferedIOBase):
     request, and its stop() has no time-out.
     """
 
-    PIECE_BYTES = 4096  # in one write, but for longer lines: several processes' pieces do not mix in pipes (PIPE_BUF)
+    PIECE_BYTES = 4096  # most in one write, except of a longer line: several processes' pieces do not mix in pipes
     WRITE_PAUSE_SECONDS = 0.01  # between two batches, so that a busy log wakes the thread at most 100 times a second
 
     def __init__(self, descriptor: int) -> None:
@@ -2609,7 +2614,7 @@ class Output(BufferedIOBase):
 
 
 def show_live_line(line: str) -> None:
-    """Show a line below the log on standard error; with "", only clear another process's line before each write."""
+    """Show a line below the log on standard error; with "", only clear the line before each write."""
     output: Any = sys.stderr.buffer
     output.live_line = line
     output.write(b"")  # wakes the writer
@@ -2700,7 +2705,7 @@ SAMPLE_DELAY_SECONDS = 0.1  # from the start of a second, when the threads publi
 CHART_SECONDS = 200  # longest chart in the live line
 BEST_SECONDS = 10  # longest time under load that the summary describes
 BLOCKS = "▁▂▃▄▅▆▇█"
-FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs: from FULL_SHARE on, they limited the server; up to SPARE_SHARE, not
+FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs, in use: from FULL_SHARE on they were the limit, up to SPARE_SHARE not
 IDLE_SHARE = 0.05  # of the machine's CPUs: if less than this was idle, all of them were busy
 VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
 

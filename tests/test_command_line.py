@@ -7,6 +7,7 @@ error that is no line of the log.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -58,9 +59,9 @@ options:
   --tag KEY=VALUE     a further tag of each point, so that servers can share a
                       database; may be repeated (default: none)
   --state FILE        where points wait for InfluxDB; FILE-count beside it
-                      holds the counter. :memory: stands for no file: points
-                      not delivered when the program ends, or is killed, are
-                      lost (default: math_server.db)
+                      holds the counter. :memory: stands for no file: what
+                      InfluxDB does not have when the program ends, or is
+                      killed, is lost (default: math_server.db)
   --workers N         processes, or auto: one for each CPU (default: 1)
   --access-log        log each request, at three quarters of the speed
                       (default: off)
@@ -176,6 +177,21 @@ def test_bind_takes_a_name_for_the_first_of_its_addresses_that_this_machine_has(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with listen(name, 0) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
+def test_bind_takes_a_name_for_an_ipv4_address_on_a_system_without_ipv6(monkeypatch):
+    class Socket(socket.socket):
+        def __init__(self, family: int = -1, *arguments, **options) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *arguments, **options)
+
+    families = ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1"))
+    resolved = [(family, socket.SOCK_STREAM, 0, "", (address, 0)) for family, address in families]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: resolved)
+    monkeypatch.setattr(socket, "socket", Socket)
+    with listen("localhost", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
 
 

@@ -10,6 +10,8 @@ import select
 import selectors
 import socket
 import threading
+import time
+from typing import ClassVar
 
 import pytest
 from chunks import LAST_CHUNK, MIB, chunk
@@ -19,7 +21,18 @@ from messages import CHUNKED_POST, JSON_TYPE, exchange, is_readable, message, po
 from needs import ipv6
 
 import webserver_influx
-from webserver_influx import BODY, LIGHT_BYTES, SEND, TURN, TURN_BYTES, SelectorPoll, SumHandler, SumServer, listen
+from webserver_influx import (
+    BODY,
+    LIGHT_BYTES,
+    SEND,
+    TURN,
+    TURN_BYTES,
+    SelectorPoll,
+    SumHandler,
+    SumServer,
+    json_text,
+    listen,
+)
 
 
 def trickle(connection: socket.socket, byte: bytes) -> None:
@@ -199,10 +212,11 @@ A_HEAD_OF_3_KB = message("GET /", f"Padding: {'p' * 3000}")  # the first bytes o
         message("GET /", body=BODY_OF_100_KB) + message("GET /?a=4"),
         message("POST /", "Content-Type: text/plain", body=BODY_OF_100_KB) + message("GET /?a=4"),
         A_HEAD_OF_3_KB + post(BODY_OF_100_KB.replace(b"3", b"4")),
+        message("GET /?a=1") * 500 + message("GET /?a=4"),
     ],
-    ids=["PUT", "GET", "POST of another type", "POST after another request"],
+    ids=["PUT", "GET", "POST of another type", "POST after another request", "500 requests at once"],
 )
-def test_idle_connections_keep_no_body(local, allocated, requests):
+def test_idle_connections_keep_no_bytes(local, allocated, requests):
     web = local()
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(web.connect()) for _ in range(8)]
@@ -211,7 +225,35 @@ def test_idle_connections_keep_no_body(local, allocated, requests):
         before = allocated()
         for connection in connections:
             exchange(connection, requests, until=b"Sum: 4.0")
-        wait_until(lambda: allocated() - before < 8 * 5_000, what="the server to free the bodies")
+        wait_until(lambda: allocated() - before < 8 * 5_000, what="the server to free what it received and sent")
+
+
+def test_a_connection_that_failed_without_memory_is_not_served_again(local, with_sockets, monkeypatch):
+    """Nor is what comes on another connection, which may have its number by then."""
+
+    class Failing(socket.socket):
+        failures: ClassVar[list[bool]] = []
+
+        def send(self, *arguments) -> int:
+            if not self.failures:
+                self.failures.append(True)
+                raise MemoryError
+            return super().send(*arguments)
+
+    def fail(*_) -> None:
+        raise MemoryError
+
+    with_sockets(Failing)
+    web = local()
+    with monkeypatch.context() as failing:
+        failing.setattr(webserver_influx.log, "handle", fail)
+        with web.connect() as client:
+            client.sendall(message("GET /"))
+            assert receive(client) == b""
+        with web.connect() as client:
+            for number in (1, 2):
+                assert texts(exchange(client, message(f"GET /?a={number}"), until=b"%d.0" % number))
+    assert web.counter.total() == 3
 
 
 def test_a_server_goes_on_though_there_is_no_memory_to_log_what_went_wrong(local, monkeypatch):
@@ -322,7 +364,7 @@ def test_a_bug_between_the_connections_is_logged_and_the_server_goes_on(local, m
 
 
 def test_connections_past_the_limit_wait_and_are_then_served(local, caplog):
-    web = local(CONNECTIONS=2)
+    web = local(MAX_CONNECTIONS=2)
     with contextlib.ExitStack() as stack:
         first, second = (stack.enter_context(web.connect()) for _ in range(2))
         for connection in (first, second):
@@ -425,6 +467,48 @@ def test_what_takes_long_goes_on_in_turns_with_the_requests_of_others(local, lon
         assert texts(receive(client)) == ["Sum: 1.0", "Sum: 2.0"]
 
 
+def test_long_work_that_has_begun_is_finished_before_a_long_query_has_its_turn(local, long_work):
+    web = local()
+    query = "&".join(f"a={number}" for number in range(300))
+    with web.connect() as first, web.connect() as second:
+        first.sendall(post(b'{"a": 1}'.ljust(10_000)))
+        wait_until(lambda: web.awaited().count(TURN) == 1)
+        second.sendall(message(f"GET /?{query}"))
+        wait_until(lambda: web.counter.total() == 2)
+        assert not is_readable(second, 0.2)
+        long_work.set()
+        assert texts(exchange(first, b"", until=b"1.0")) == ["Sum: 1.0"]
+        assert texts(exchange(second, b"", until=b"50.0")) == ["Sum: 44850.0"]
+
+
+def test_a_machine_that_sleeps_during_a_turn_holds_up_no_other_turn(local, monkeypatch):
+    slept = [0.0]
+
+    def fall_asleep(body: bytes) -> str:
+        slept[0] += 3600.0
+        return json_text(body)
+
+    def keep_busy() -> None:  # as many other clients would
+        while not answered.is_set():
+            web.server.threads[0].wakeup.send(b"!" * 100)
+
+    answered = threading.Event()
+    monkeypatch.setattr(webserver_influx, "monotonic", lambda: time.monotonic() + slept[0])
+    monkeypatch.setattr(webserver_influx, "json_text", fall_asleep)
+    web = local()
+    others = threading.Thread(target=keep_busy)
+    others.start()
+    try:
+        with web.connect() as first, web.connect() as second:
+            for client in (first, second):
+                client.sendall(post(b'{"a": 1}'.ljust(10_000)))
+            for client in (first, second):
+                assert texts(exchange(client, b"", until=b"1.0")) == ["Sum: 1.0"]
+    finally:
+        answered.set()
+        others.join()
+
+
 def test_a_body_in_chunks_of_one_byte_is_read_in_turns_with_the_requests_of_others(local):
     web = local()
     body = b'{"a": 3}'.ljust(100_000)
@@ -493,6 +577,19 @@ def test_a_bug_while_the_server_stops_costs_no_request_its_reply(local, monkeypa
         client.sendall(b"}")
         assert texts(receive(client)) == ["Sum: 1.0"]
         stopping.join()
+
+
+def test_a_server_that_stops_without_memory_for_new_connections_answers_the_open_ones(local, monkeypatch):
+    def fail() -> None:
+        raise MemoryError
+
+    web = local(GRACE_SECONDS=0.3)
+    with web.connect() as client:
+        client.sendall(post(b'{"a": 1}')[:-1])
+        wait_until(lambda: web.awaited() == [BODY])
+        monkeypatch.setattr(web.server, "get_request", fail)
+        web.server.stop()
+        assert refusal(receive(client)).status == 503
 
 
 def test_a_server_that_stops_while_bodies_wait_for_their_turns_logs_no_bug(local, long_work, caplog):

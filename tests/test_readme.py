@@ -655,9 +655,9 @@ def test_the_limits_are_those_of_the_program():
         f"under way {program.GRACE_SECONDS:.0f} s after Ctrl-C: 503",
         f"nested deeper than {program.JSON_NESTING}: 400",
         f"nothing happens for {program.IDLE_SECONDS:.0f} s",
-        f"take its responses for {program.SEND_SECONDS:.0f} s",
+        f"take its responses in {program.SEND_SECONDS:.0f} s",
         f"more than {program.FIELD_LINES} trailers: 431",
-        f"Up to {program.OUTPUT_BYTES // 1024**2} MiB wait",
+        f"{program.OUTPUT_BYTES // 1024**2} MiB wait",
         "500 on Windows",
     ):
         assert words in " ".join(README.split())

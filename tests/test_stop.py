@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import socket
 import sqlite3
@@ -18,7 +19,7 @@ from messages import PROMPT_S, exchange, is_closed, is_readable, message, parsed
 from needs import posix
 
 import webserver_influx
-from webserver_influx import BODY, HEAD, REPEAT_SECONDS
+from webserver_influx import BODY, HEAD, REPEAT_SECONDS, SelectorPoll
 
 
 @posix
@@ -297,6 +298,33 @@ def test_connections_that_wait_to_be_accepted_are_served_before_the_end(server, 
             assert web.stop() == 0
             assert [texts(receive(connection)) for connection in connections] == [["Sum: 3.0"]] * 100
         web.start()
+
+
+def test_requests_that_came_are_answered_before_the_end_though_few_are_reported_at_a_time(local, monkeypatch):
+    """As epoll reports no more than 1,023."""
+
+    class FewEvents(SelectorPoll):
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            ready = super().poll(timeout)
+            if is_held.is_set() and not web.server.stopping:
+                time.sleep(0.001)
+                return []
+            return ready[:2]
+
+    is_held = threading.Event()
+    monkeypatch.setattr(webserver_influx, "Poll", FewEvents)
+    monkeypatch.setattr(webserver_influx, "WRITE", selectors.EVENT_WRITE)
+    web = local()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(web.connect()) for _ in range(10)]
+        for client in clients:
+            exchange(client, message("GET /"), until=b"Sum: 0")
+        is_held.set()
+        for client in clients:
+            client.sendall(message("GET /?a=3"))
+        web.server.stop()
+        assert [texts(receive(client)) for client in clients] == [["Sum: 3.0"]] * 10
+    assert web.counter.total() == 20
 
 
 def half_posted(web: Local, connection: socket.socket) -> None:
