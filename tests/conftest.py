@@ -44,7 +44,10 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_I
 
 @pytest.fixture(autouse=True)
 def measured(request, monkeypatch):
-    """A process that may write no file cannot write its coverage, and each lock of it may take libfaketime 20 s."""
+    """A process that may write no file cannot write its coverage, and each lock of it may take libfaketime 20 s.
+
+    Measuring also takes as much CPU time again as the processes themselves, which counts if they are many or do much.
+    """
     if request.node.get_closest_marker("unmeasured"):
         monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
 

@@ -155,6 +155,7 @@ class Failing(threading.Thread):
             raise self.error
 
 
+@pytest.mark.unmeasured
 def test_the_books_balance_after_chaos(server, influxd):
     """Two servers write through a bad network to an InfluxDB in trouble. One is killed at any moment, so that replies
     are lost; the other while its clients are quiet, so that the numbers must be equal to the unit."""
@@ -238,6 +239,7 @@ def pipeline(web: Server, connections: int, requests: int) -> None:
                     connection.close()
 
 
+@pytest.mark.unmeasured
 def test_a_million_requests_over_64_connections_are_counted_to_the_unit(server, influxd):
     influx = influxd()
     web = server("--interval", "1", "--influx", influx.dsn())
@@ -355,6 +357,7 @@ def test_the_books_balance_and_times_are_true_however_the_clock_is_set(server, t
 # --- crash points
 
 
+@pytest.mark.unmeasured
 def test_the_books_balance_when_the_process_is_killed_before_any_line_of_record_and_deliver():
     """Where there may be files in memory, in such: a kill leaves the same there, and nothing waits for a disk."""
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None

@@ -654,6 +654,7 @@ def make_a_year_wait(web: Server) -> None:
         database.execute("UPDATE state SET serial = serial + ?", (YEAR,))
 
 
+@pytest.mark.unmeasured
 def test_a_backlog_of_a_year_drains_and_holds_up_neither_requests_nor_points(server, influx):
     web = server("--interval", "1", "--influx", influx.dsn())
     wait_until(influx.points)

@@ -388,6 +388,7 @@ def test_no_live_line_is_where_none_is_wanted_or_can_be(server, terminal):
 
 
 @posix
+@pytest.mark.unmeasured
 def test_lines_of_workers_tear_neither_each_other_nor_the_live_line(server, terminal):
     screen = terminal(200, lines=3000)
     web = on_terminal(screen, server, "--workers", "2", "--access-log", "--interval", "0.2")

@@ -390,6 +390,7 @@ def test_the_table_of_limits_has_each_that_the_server_names():
     assert rows[4:] == ["none\\ of\\ these"]
 
 
+@pytest.mark.unmeasured
 def test_the_server_shows_the_load_as_the_readme_has_it(server, influxd, at_end):
     wrk = installed("wrk")
     (live,), (minute, last, whole, under_load, verdict_line) = (block.lines for block in blocks_under(CAPACITY, "text"))

@@ -298,6 +298,7 @@ def test_a_signal_at_any_moment_of_the_start_ends_the_program_in_good_order(serv
 
 
 @posix
+@pytest.mark.unmeasured
 def test_many_workers_serve(server):
     """More than the 62 for which Windows waits in one call."""
     web = server("--workers", "64", start=False)
