@@ -52,12 +52,13 @@ def warnings_in(caplog) -> list[str]:
 @pytest.mark.smoke
 def test_an_interval_is_handed_on_with_its_requests_its_length_and_its_most(counter, outbox, courier):
     reporter = Reporter(outbox, courier, 60.0, iter((9000.0, 20.0)).__next__)
-    count(counter, 5)
-    reporter.began -= 2
-    assert reporter.record() == "5 requests in 2 s (2.5/s, at most 9,000/s)"
-    count(counter, 6)
-    reporter.began -= 2
-    assert reporter.record() == "6 requests in 2 s (3/s, at most 20/s)"
+    for requests, line in (
+        (500, "500 requests in 200 s (2.5/s, at most 9,000/s)"),
+        (600, "600 requests in 200 s (3/s, at most 20/s)"),
+    ):
+        count(counter, requests)
+        reporter.began = time.monotonic() - 200
+        assert reporter.record() == line
     assert [point.requests for point in outbox.oldest(9)] == [5, 6]
 
 
