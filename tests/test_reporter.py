@@ -59,7 +59,7 @@ def test_an_interval_is_handed_on_with_its_requests_its_length_and_its_most(coun
         count(counter, requests)
         reporter.began = time.monotonic() - 200
         assert reporter.record() == line
-    assert [point.requests for point in outbox.oldest(9)] == [5, 6]
+    assert [point.requests for point in outbox.oldest(9)] == [500, 600]
 
 
 @pytest.mark.smoke
