@@ -3,7 +3,7 @@
 
     pip install -r tests/benchmark/requirements.txt    # the peers; wrk, ab, nginx, go and valgrind are the system's
     python tests/benchmark/run.py                      # all of it, in both placements, 15 rounds: an hour
-    python tests/benchmark/run.py --quick              # under 2 minutes: is every reply right, every request answered?
+    python tests/benchmark/run.py --quick              # under a minute: is every reply right, every request answered?
 
 Each server is one process (servers.py starts it, peers.py says what it does). All of them are up at the same time; in
 each round, each work (works.py) is given to each server in turn, for a second, while the others are halted. So a noisy
@@ -236,7 +236,7 @@ def parse_arguments(argv):
     add("--chart", metavar="FILE", type=Path, help="where the chart is written (default: .github/benchmark.svg)")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (1 if options.quick else 15)
-    options.seconds = options.seconds or (0.3 if options.quick else 1)
+    options.seconds = options.seconds or (0.2 if options.quick else 1)
     works = options.only or [name for name, work in WORKS.items() if work.quick or not options.quick]
     missing = {"threads": not options.free_threaded, "instructions": not shutil.which("vgdb")}
     options.works = [work for work in works if work not in options.without and not missing.get(work)]
