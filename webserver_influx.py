@@ -781,8 +781,9 @@ class SumHandler(BaseHTTPRequestHandler):
     def receive(self, waits_for: str, pending: list[str]) -> Generator[bytes, bytes, bytes]:
         """Yield the pending responses; return the bytes that the client sends next."""
         self.waits_for = waits_for
-        pending[:] = ["".join(pending)]
-        data = yield pending.pop().encode()
+        responses = ["".join(pending).encode()]
+        pending.clear()
+        data = yield responses.pop()  # not kept while this waits
         if not data and waits_for != REQUEST:
             raise RequestError(400, f"The client closed the connection before the end of the request's {waits_for}.")
         return data
@@ -2209,6 +2210,7 @@ class ServingThread(threading.Thread):
                 if connection.event or connection.waits_for != REQUEST:  # otherwise its requests are queued
                     connection.deadline = min(connection.deadline, self.deadline(connection.waits_for))
             self.survive(self.end_overdue)
+            self.timeouts[REQUEST] = left  # one that sends its last responses next may have had a request meanwhile
         self.survive(self.send_responses)
         for connection in list(self.connections.values()):
             connection.close()

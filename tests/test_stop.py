@@ -19,7 +19,7 @@ from messages import PROMPT_S, exchange, is_closed, is_readable, message, parsed
 from needs import posix
 
 import webserver_influx
-from webserver_influx import BODY, HEAD, REPEAT_SECONDS, SelectorPoll
+from webserver_influx import BODY, HEAD, REPEAT_SECONDS, SEND, SelectorPoll
 
 
 @posix
@@ -325,6 +325,21 @@ def test_requests_that_came_are_answered_before_the_end_though_few_are_reported_
         web.server.stop()
         assert [texts(receive(client)) for client in clients] == [["Sum: 3.0"]] * 10
     assert web.counter.total() == 20
+
+
+def test_a_request_that_comes_while_responses_wait_for_the_client_is_answered_before_the_end(local):
+    web = local()
+    with web.connect() as idle, web.connect() as client:
+        while SEND not in web.awaited():
+            client.sendall(message("GET /?a=1") * 16)
+        client.sendall(message("GET /?a=2"))
+        stop = threading.Thread(target=web.server.stop)
+        stop.start()
+        assert receive(idle) == b""  # so there was a round in which nothing came
+        responses = parsed(receive(client))
+        stop.join()
+    assert responses[-1].fields.get("connection") == "close"
+    assert web.counter.total() == len(responses)
 
 
 def half_posted(web: Local, connection: socket.socket) -> None:
