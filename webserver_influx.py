@@ -90,7 +90,7 @@ LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 m
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
 MAX_CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
-PAUSE_SECONDS = 0.1  # delay before a failed action is tried again; also the wait for a lock, or for a thread to end
+PAUSE_SECONDS = 0.1  # delay before a failed action is tried again; wait for a lock or thread; a turn's longest
 
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
@@ -711,7 +711,7 @@ class SumHandler(BaseHTTPRequestHandler):
     """The HTTP side of a connection (RFC 9112 §9): bytes in, bytes out, without a socket, a clock or a thread.
 
     To refuse the request that is being received, throw a RequestError into handle(). The server provides `stopping`,
-    `response_starts` and, for the access log, `write_log` and `log_time`; the base class only names Python methods.
+    `response_starts` and, for the access log, `write_log` and `log_time`; the base class only lends method names.
     """
 
     server: Any
@@ -1766,7 +1766,7 @@ class Reporter(threading.Thread):
         return None
 
     def log_clock_step(self) -> None:
-        """Log a clock step of more than an interval and a second."""
+        """Log a clock step larger than both an interval and a second."""
         offset = time_ns() / 1e9 - monotonic()
         step, self.clock_offset = offset - self.clock_offset, offset
         if abs(step) > max(self.interval, self.CLOCK_STEP_SECONDS):
@@ -2025,7 +2025,7 @@ class ServingThread(threading.Thread):
         self.listen_again_at = self.now  # inf while it listens, and once it stops
         self.accepted = 0  # connections accepted in this second
         self.troubles = Once()
-        self.drained = threading.Event()  # during shutdown: all connections in the backlog are accepted
+        self.drained = threading.Event()  # during shutdown: this thread accepts no more
         self.wakeup, self.wakeup_end = socket.socketpair()  # a byte in it ends poll()
         self.poll.register(self.wakeup_end.fileno(), READ)
 
@@ -2151,7 +2151,7 @@ class ServingThread(threading.Thread):
         self.send_responses()
 
     def accept(self) -> bool:
-        """Accept connections, and answer the requests that came with them; return whether more may wait."""
+        """Accept connections, and answer the requests that came with them; return whether to go on."""
         for _ in range(self.ACCEPT_AT_ONCE):
             try:
                 if len(self.connections) >= MAX_CONNECTIONS:
@@ -2707,7 +2707,7 @@ SAMPLE_DELAY_SECONDS = 0.1  # from the start of a second, when the threads publi
 CHART_SECONDS = 200  # longest chart in the live line
 BEST_SECONDS = 10  # longest time under load that the summary describes
 BLOCKS = "▁▂▃▄▅▆▇█"
-FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs, in use: from FULL_SHARE on they were the limit, up to SPARE_SHARE not
+FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # used share of its CPUs: the limit from FULL_SHARE on, not up to SPARE_SHARE
 IDLE_SHARE = 0.05  # of the machine's CPUs: if less than this was idle, all of them were busy
 VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
 
@@ -2750,7 +2750,7 @@ class Meter:
 
     def add(self, usage: Usage, now: float) -> None:
         """Add the usage of the last second; `now` is in seconds since 1970."""
-        usage = usage._replace(cpu=max(0.0, usage.cpu))  # negative when a new worker, at 0, replaces one that died
+        usage = usage._replace(cpu=max(0.0, usage.cpu))  # negative when a process began anew, at 0
         self.total += usage
         if usage.seconds < SHORT_SECONDS:
             return
@@ -2950,7 +2950,7 @@ def flag(text: str) -> bool:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that hides passwords in usage errors."""
+    """An ArgumentParser that hides the passwords of DSNs in usage errors."""
 
     def error(self, message: str) -> NoReturn:
         is_own = message.startswith(("argument --influx: ", f"{DSN_VARIABLE}: "))  # these contain no password
