@@ -739,8 +739,7 @@ class SumHandler(BaseHTTPRequestHandler):
             method, status, complete = None, 200, False  # complete: the whole request has come
             try:
                 while (head := take_head(buffer)) is None:
-                    more = query = body = b""  # so that none is kept while this waits
-                    enough = len(buffer) + LIGHT_BYTES
+                    more, query, body, enough = b"", b"", b"", len(buffer) + LIGHT_BYTES  # keep none while waiting
                     while b"\n" not in more and len(buffer) < enough:  # a full parse for each byte would be slow
                         check_controls(more)
                         more = yield from self.receive(REQUEST if buffer == b"\r\n" else HEAD, pending)
