@@ -2203,13 +2203,13 @@ class ServingThread(threading.Thread):
             self.next_second = min(self.next_second, self.now + self.STOP_CHECK_SECONDS)
             self.survive(self.serve)
             left = grace_end - self.now
-            self.timeouts.update({REQUEST: left if self.ready else 0.0, HEAD: left, BODY: left, TURN: left, SEND: inf})
-            self.timeouts[LINGER] = STOP_LINGER_SECONDS
+            self.timeouts.update({HEAD: left, BODY: left, TURN: left, SEND: inf, LINGER: STOP_LINGER_SECONDS})
             for connection in self.connections.values():
-                if connection.event or connection.waits_for != REQUEST:  # otherwise its requests are queued
+                if connection.waits_for != REQUEST:
                     connection.deadline = min(connection.deadline, self.deadline(connection.waits_for))
+                elif connection.event and not self.ready:  # idle: no request of it is queued, and none has come
+                    connection.deadline = self.now
             self.survive(self.end_overdue)
-            self.timeouts[REQUEST] = left  # one that sends its last responses next may have had a request meanwhile
         self.survive(self.send_responses)
         for connection in list(self.connections.values()):
             connection.close()

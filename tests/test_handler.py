@@ -37,7 +37,7 @@ LARGE = post(json.dumps({"a": 3, "b": "x" * 2 * LIGHT_BYTES, "c": [[]] * 200}).e
 
 
 class Client:
-    """A handler's client, and a substitute for its server."""
+    """A handler's client, and a substitute for its server and its tally."""
 
     def __init__(self) -> None:
         self.uncounted = 0
