@@ -90,7 +90,7 @@ LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 m
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
 MAX_CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
-PAUSE_SECONDS = 0.1  # delay before a failed action is tried again; wait for a lock or thread; a turn's longest
+PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread; a longer turn counts as this long
 
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
@@ -99,7 +99,7 @@ LOCK_SECONDS = 3.0  # at startup, wait for a killed server's workers to release 
 CONNECT_SECONDS = 5.0  # time-out for connecting to each address of InfluxDB
 RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB itself gives up a write after 10 s
 CONTENT_SECONDS = 60.0  # time after which no more content of a response is read
-CONTENT_BYTES = 1024 * 1024  # most content read from a response; a quoted batch takes 100 kB
+CONTENT_BYTES = 1024 * 1024  # most content read from a response; one that quotes a batch has 100 kB
 CELLS = 255  # in the counter file: one for each serving thread of every worker
 SHORT_SECONDS = 0.5  # a shorter sample, as at the end, gives no rate
 OUTPUT_BYTES = 8 * 1024 * 1024  # most bytes buffered for standard output or error: a second of a busy access log
@@ -332,7 +332,7 @@ def take_head(buffer: bytes) -> Optional[Head]:
 def check_other_target(method: bytes, target: bytes) -> None:
     """Raise RequestError unless a request-target has a form that its method allows (RFC 9112 §3.2)."""
     if not has_valid_hosts(match_other_target(method + b" " + target)):
-        form = "host:port" if method == b"CONNECT" else "a path or an absolute URI"
+        form = "host:port" if method == b"CONNECT" else "a path or scheme://host/path"
         raise RequestError(400, f"The request-target is not {form}.")
 
 
@@ -717,7 +717,7 @@ class SumHandler(BaseHTTPRequestHandler):
     server: Any
 
     def __init__(self, client_address: tuple[Any, ...], server: Any, tally: Any) -> None:
-        """Unlike the base class, use no socket. Each request adds 1 to `tally.uncounted`."""
+        """Unlike the base class, use no socket. Each valid head adds 1 to `tally.uncounted`."""
         self.client_address, self.server, self.tally = client_address, server, tally
         self.waits_for = REQUEST
 
@@ -739,7 +739,7 @@ class SumHandler(BaseHTTPRequestHandler):
             method, status, complete = None, 200, False  # complete: the whole request has come
             try:
                 while (head := take_head(buffer)) is None:
-                    more, query, body, enough = b"", b"", b"", len(buffer) + LIGHT_BYTES  # keep none while waiting
+                    more, query, body, enough = b"", b"", b"", len(buffer) + LIGHT_BYTES  # free them while waiting
                     while b"\n" not in more and len(buffer) < enough:  # a full parse for each byte would be slow
                         check_controls(more)
                         more = yield from self.receive(REQUEST if buffer == b"\r\n" else HEAD, pending)
@@ -1298,7 +1298,7 @@ def parse_dsn(dsn: str) -> Destination:
     """Read a data source name, `[https+]influxdb://[user:password@]host[:port][[/path…]/[database]]`.
 
     The syntax is that of `InfluxDBClient.from_dsn`, but percent-encoding is decoded, IPv6 addresses are accepted, and
-    the database (may be empty) is the part after the last slash. Raises ValueError, which never quotes the credentials.
+    the database (may be empty) is the part after the last slash. Raises ValueError, which quotes nothing before “@”.
     """
     try:
         parts = urlsplit(dsn)
@@ -1648,8 +1648,8 @@ class Courier(threading.Thread):
     def send(self, points: list[Point]) -> None:
         """Send points, and move those at fault to the table `rejected`. Raises as write() does.
 
-        A point is at fault if InfluxDB refuses it (or its group), but takes a witness before and after: a point that
-        was recorded later. If it refuses the witness, too, none is at fault (InfluxDB's disk may be full); all wait.
+        A point is at fault if InfluxDB refuses it (or its group), but takes a later point, the witness, before and
+        after. If it refuses the witness, too, none is at fault (InfluxDB's disk may be full); all wait.
         """
         try:
             self.write(points)
@@ -1861,7 +1861,7 @@ def start_thread(thread: threading.Thread) -> None:
 # ----------------------------------------------------------------------------------------------- Server
 
 TURN_BYTES = 16 * 1024  # most bytes received in a turn: a few milliseconds of work
-BURST_CONNECTIONS = 64  # most connections accepted in this second, open or closed, that add to a thread's load
+BURST_CONNECTIONS = 64  # most that connections accepted in this second, even closed ones, add to the load
 BACKLOG_SECONDS = 0.5  # at shutdown, time for accepting the connections in the backlog
 STOP_LINGER_SECONDS = 0.2  # at shutdown, in place of LINGER_SECONDS
 
@@ -2077,7 +2077,7 @@ class ServingThread(threading.Thread):
     def send_responses(self) -> None:
         """Count this round's requests, then send the responses.
 
-        Sending them together keeps the CPU's cache warm (5 % of a GET, at 64 connections).
+        Sending them together saves 5 % of a GET's time at 64 connections: the CPU's caches stay warm.
         """
         self.cell.increment(self.uncounted)
         self.uncounted = 0
@@ -2145,7 +2145,7 @@ class ServingThread(threading.Thread):
                 fault = (503, "The server is stopping.") if self.server.stopping else (408, late)
                 self.attempt(connection, partial(connection.life.throw, RequestError(*fault)))
             else:
-                log.debug("%s neither sent nor received in time", connection.handler.address_string())
+                log.debug("%s was silent or slow for too long", connection.handler.address_string())
                 connection.close()
         self.send_responses()
 
@@ -2572,8 +2572,8 @@ class Output(BufferedIOBase):
     def with_live_line(self, text: bytes) -> bytes:
         """Return the text with control sequences that clear the live line before each line, and show it again after.
 
-        The cursor stays at the beginning of the live line. Everything after the cursor is cleared, because a terminal
-        that became narrower may have wrapped it. A background job leaves the shell's prompt alone.
+        The cursor stays at the beginning of the live line. All after the cursor is cleared (on Windows, in its line),
+        because a terminal that became narrower may have wrapped it. A background job leaves the shell's prompt alone.
         """
         if self.live_line is None or not is_in_foreground(self.file):
             return text
@@ -2706,7 +2706,7 @@ SAMPLE_DELAY_SECONDS = 0.1  # from the start of a second, when the threads publi
 CHART_SECONDS = 200  # longest chart in the live line
 BEST_SECONDS = 10  # longest time under load that the summary describes
 BLOCKS = "▁▂▃▄▅▆▇█"
-FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # used share of its CPUs: the limit from FULL_SHARE on, not up to SPARE_SHARE
+FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs, used: from FULL_SHARE on they are the limit, up to SPARE_SHARE not
 IDLE_SHARE = 0.05  # of the machine's CPUs: if less than this was idle, all of them were busy
 VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
 
@@ -2910,7 +2910,7 @@ def positive_seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.001 <= seconds <= threading.TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.001 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.001 to {threading.TIMEOUT_MAX:.0f}")
     return seconds
 
 
@@ -2990,7 +2990,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     about = "processes, or auto: one for each CPU (default: 1)"
     add("--workers", metavar="N", type=worker_count, default=1, help=about)
     add("--access-log", action="store_true", help="log each request, at three quarters of the speed (default: off)")
-    add("--quiet", action="store_true", help="leave out the live line and the line for each interval (default: off)")
+    add("--quiet", action="store_true", help="leave out the live line and all intervals but the last (default: off)")
     add("--verbose", action="store_true", help="log debug messages as well (default: off)")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     unset = dict.fromkeys(action.dest for action in actions)  # None: not on the command line
@@ -3049,7 +3049,7 @@ def catch_signals() -> threading.Event:
     """Return an event that the first stop signal sets; a second one, except SIGHUP, exits at once. Raises StartError.
 
     A thread waits for the byte that Python's C-level handler writes (`set_wakeup_fd`). So a signal between two system
-    calls is not missed, and the main thread may wait for a lock, which no signal ends on Windows before Python 3.14.
+    calls is not missed, and the main thread may wait for a lock, a wait that no signal ends on Windows before 3.14.
     """
     readable, writable = socket.socketpair()
     writable.setblocking(False)

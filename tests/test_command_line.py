@@ -65,7 +65,7 @@ options:
   --workers N         processes, or auto: one for each CPU (default: 1)
   --access-log        log each request, at three quarters of the speed
                       (default: off)
-  --quiet             leave out the live line and the line for each interval
+  --quiet             leave out the live line and all intervals but the last
                       (default: off)
   --verbose           log debug messages as well (default:
                       off)
@@ -336,7 +336,7 @@ def test_a_flag_in_the_environment_can_be_off(environment, text):
     ("option", "text", "reason"),
     [
         ("--port", "http", "'http' is not a number from 0 to 65535"),
-        ("--interval", "0", "'0' is not a number of seconds from 0.001 up"),
+        ("--interval", "0", "'0' is not a number from 0.001 to "),
         ("--workers", "many", "'many' is not a number from 1 to 255, or auto"),
         ("--tag", "host", "'host' is not KEY=VALUE"),
         ("--tag", "host=a,b", "'b' is not KEY=VALUE"),
@@ -591,7 +591,7 @@ def test_workers_auto_is_one_for_each_cpu(server):
         (["--port", "http"], "argument --port: "),
         (["--port", "٣"], "argument --port: "),
         (["--port"], "argument --port: expected one argument"),
-        (["--interval", "0"], "argument --interval: '0' is not a number of seconds from 0.001 up"),
+        (["--interval", "0"], "argument --interval: '0' is not a number from 0.001 to "),
         (["--interval", "-1"], "argument --interval: "),
         (["--interval", "nan"], "argument --interval: "),
         (["--interval", "1e999"], "argument --interval: "),
