@@ -2989,7 +2989,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     add("--state", metavar="FILE", type=file_name, default=STATE_FILE, help=about)
     about = "processes, or auto: one for each CPU (default: 1)"
     add("--workers", metavar="N", type=worker_count, default=1, help=about)
-    add("--access-log", action="store_true", help="log each request, at three quarters of the speed (default: off)")
+    add("--access-log", action="store_true", help="log each request, at four fifths of the speed (default: off)")
     add("--quiet", action="store_true", help="leave out the live line and all intervals but the last (default: off)")
     add("--verbose", action="store_true", help="log debug messages as well (default: off)")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

@@ -63,7 +63,7 @@ options:
                       InfluxDB does not have when the program ends, or is
                       killed, is lost (default: math_server.db)
   --workers N         processes, or auto: one for each CPU (default: 1)
-  --access-log        log each request, at three quarters of the speed
+  --access-log        log each request, at four fifths of the speed
                       (default: off)
   --quiet             leave out the live line and all intervals but the last
                       (default: off)
