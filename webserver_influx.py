@@ -885,12 +885,13 @@ def disable_copy_on_write(file: int) -> None:
     if sys.platform == "linux":
         import fcntl
 
-        get_flags, set_flags, no_copy = 0x80086601, 0x40086602, 0x00800000  # FS_IOC_…, FS_NOCOW_FL of linux/fs.h
-        flags = bytearray(8)
+        long = struct.calcsize("l") << 16  # the ioctl's numbers contain the size of a long; the flags are an int
+        get_flags, set_flags, no_copy = 0x80006601 | long, 0x40006602 | long, 0x00800000  # FS_IOC_…, FS_NOCOW_FL
+        flags = bytearray(4)
         with contextlib.suppress(OSError):  # other file systems do not have this flag
             fcntl.ioctl(file, get_flags, flags)
             wanted = int.from_bytes(flags, sys.byteorder) | no_copy
-            fcntl.ioctl(file, set_flags, wanted.to_bytes(8, sys.byteorder))
+            fcntl.ioctl(file, set_flags, wanted.to_bytes(4, sys.byteorder))
 
 
 # ---------------------------------------------------------------------------------------------- Counter
@@ -1198,7 +1199,7 @@ class Outbox:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make all changes to the file in its block, or none. Raises OSError, sqlite3.Error."""
+        """Make all changes of the `with` block, or none. Raises OSError, sqlite3.Error."""
         with self.lock:
             if self.opened and not is_same_file(self.path, self.opened):  # SQLite would say: read-only
                 raise OSError(errno.ENOENT, "it was removed, moved or replaced")
@@ -1209,7 +1210,7 @@ class Outbox:
                 self.count_pending()
 
     def record(self, now: int) -> Point:
-        """Store all requests that are in no point as one, timed now (ns); return it. Raises OSError, sqlite3.Error."""
+        """Store as one point, timed now (ns), all requests that none has; return it. Raises OSError, sqlite3.Error."""
         with self.transaction():
             total = self.counter.total()
             self.counter.flush()  # first, so that after a power failure the counter is never behind `reported`
@@ -1363,7 +1364,7 @@ class RefusedError(UnavailableError):
 class InfluxDB:
     """Writes points through an `InfluxDBClient` to InfluxDB 1.8, or to any server with its `/write`.
 
-    Only the response to a write matters. Creating the database is optional: not every such server supports it.
+    A refusal to create the database is ignored, because not every such server supports that.
     Each exchange has its own connection, because a firewall may drop one that is idle for a minute.
     """
 
@@ -1681,7 +1682,7 @@ class Courier(threading.Thread):
         """Write points, then remove them. Raises UnavailableError, RefusedError, OSError, sqlite3.Error."""
         self.influxdb.write(points)
         removed = self.outbox.remove(points)
-        if not self.delivered:  # now that InfluxDB takes a point: does it still reject the others?
+        if not self.delivered:  # now that InfluxDB takes a point, offer it the rejected ones again
             self.outbox.requeue_rejected()
         self.delivered += removed
         self.newest_delivered = max(self.newest_delivered, *points)
@@ -1796,7 +1797,7 @@ else:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Open the listening socket on one address; "::" and None mean all IPv6 and IPv4 addresses. Raises StartError."""
+    """Open the listening socket on one address; "::" and None: all that one socket can have. Raises StartError."""
     host = address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
     if host[0] + host[-1] == "[]":  # as in a URL
         host = host[1:-1]
@@ -1861,7 +1862,7 @@ def start_thread(thread: threading.Thread) -> None:
 # ----------------------------------------------------------------------------------------------- Server
 
 TURN_BYTES = 16 * 1024  # most bytes received in a turn: a few milliseconds of work
-BURST_CONNECTIONS = 64  # most that connections accepted in this second, even closed ones, add to the load
+BURST_CONNECTIONS = 64  # most added to the load for connections accepted in this second, even closed ones
 BACKLOG_SECONDS = 0.5  # at shutdown, time for accepting the connections in the backlog
 STOP_LINGER_SECONDS = 0.2  # at shutdown, in place of LINGER_SECONDS
 
@@ -2005,7 +2006,7 @@ class ServingThread(threading.Thread):
     ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
     MAX_LOAD_DIFFERENCE = 4  # above the lowest load; a thread with more stops accepting for a while
     ACCEPT_PAUSE_SECONDS = 0.001  # how long it stops
-    QUIET_SECONDS = 0.001  # if no connection is ready for this long, the next turn may begin early
+    QUIET_SECONDS = 0.001  # a turn may begin early if no connection is ready for this long, or if it is this near
     STOP_CHECK_SECONDS = 0.02  # during shutdown, interval between checks for connections to close
 
     def __init__(self, server: "SumServer", cell: Cell) -> None:
@@ -2706,7 +2707,8 @@ SAMPLE_DELAY_SECONDS = 0.1  # from the start of a second, when the threads publi
 CHART_SECONDS = 200  # longest chart in the live line
 BEST_SECONDS = 10  # longest time under load that the summary describes
 BLOCKS = "▁▂▃▄▅▆▇█"
-FULL_SHARE, SPARE_SHARE = 0.9, 0.7  # of its CPUs, used: from FULL_SHARE on they are the limit, up to SPARE_SHARE not
+FULL_SHARE = 0.9  # of its CPUs: a server that used as much, or more, was limited by them
+SPARE_SHARE = 0.7  # one that used as much, or less, was not
 IDLE_SHARE = 0.05  # of the machine's CPUs: if less than this was idle, all of them were busy
 VERDICT_SECONDS = 3.0  # shortest time under load for which the summary names the limit
 
@@ -2953,7 +2955,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         is_own = message.startswith(("argument --influx: ", f"{DSN_VARIABLE}: "))  # these contain no password
-        super().error(message if is_own else re.sub(r"(?s)influxdb://.*", "influxdb://…", message))
+        super().error(message if is_own else re.sub(r"(?is)influxdb://.*", "influxdb://…", message))
 
 
 def parse_arguments(argv: Optional[list[str]]) -> Options:
@@ -3096,7 +3098,7 @@ def stop_signals_blocked() -> Iterator[None]:
 
 
 def open_files(options: Options, stack: contextlib.ExitStack) -> tuple[Counter, Outbox]:
-    """Open or create the counter and the outbox, which the stack closes. Raises StartError."""
+    """Open or create the counter and the outbox, which the stack closes. Raises StartError, OSError."""
     count_file = f"{options.state}-count"
     if options.state == ":memory:":
         count_file = ":memory:"

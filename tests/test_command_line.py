@@ -613,6 +613,7 @@ def test_workers_auto_is_one_for_each_cpu(server):
         (["-port", "80"], "unrecognized arguments: -port 80"),
         (["--access_log"], "unrecognized arguments: --access_log"),
         (["--inflx", "influxdb://h"], "unrecognized arguments: --inflx influxdb://…"),
+        (["--inflx", "INFLUXDB://user:secret@h"], "unrecognized arguments: --inflx influxdb://…"),
         (["--bind", ""], "argument --bind: '' is not an address"),
         (["--state", ""], "argument --state: '' is neither a file name nor :memory:"),
         (["--influx", ""], "argument --influx: it is empty"),
