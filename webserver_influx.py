@@ -90,7 +90,7 @@ LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 m
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
 MAX_CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
-PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread; a longer turn counts as this long
+PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread; longest turn that counts for TURN_REST
 
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
@@ -98,7 +98,7 @@ LOCK_SECONDS = 3.0  # at startup, wait for a killed server's workers to release 
 
 CONNECT_SECONDS = 5.0  # time-out for connecting to each address of InfluxDB
 RESPONSE_SECONDS = 12.0  # time-out for each part of its response; InfluxDB itself gives up a write after 10 s
-CONTENT_SECONDS = 60.0  # time after which no more content of a response is read
+CONTENT_SECONDS = 60.0  # time after which no further piece of a response is read
 CONTENT_BYTES = 1024 * 1024  # most content read from a response; one that quotes a batch has 100 kB
 CELLS = 255  # in the counter file: one for each serving thread of every worker
 SHORT_SECONDS = 0.5  # a shorter sample, as at the end, gives no rate
@@ -112,7 +112,7 @@ class StartError(Exception):
 
 
 def one_line(text: object) -> str:
-    """Return the first 300 characters of `str(text)`: each run of white space as a blank, other controls as "?"."""
+    """Return `str(text)` with white space as single blanks and other controls as "?", cut to 300 characters."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", " ".join(str(text).split())[:300])
 
 
@@ -906,7 +906,7 @@ class Counter:
         8      uint64    version of this layout, 1
         16     16 bytes  UUID, also stored in the matching state file
         64*n   uint64    cell n, from 1 to 255: the requests counted in it since the file was created
-        +8     uint64    load of the thread that owns the cell: its open connections, and some that it just accepted
+        +8     uint64    load of the thread that owns the cell: its open connections, plus up to 64 accepted in this second
         +16    uint64    open connections of that thread, updated each second
         +24    uint64    in the cell of a process's first thread: CPU time of the process (µs), updated each second
 
@@ -1210,7 +1210,7 @@ class Outbox:
                 self.count_pending()
 
     def record(self, now: int) -> Point:
-        """Store as one point, timed now (ns), all requests that none has; return it. Raises OSError, sqlite3.Error."""
+        """Store all requests not yet in a point as one, timed now (ns); return it. Raises OSError, sqlite3.Error."""
         with self.transaction():
             total = self.counter.total()
             self.counter.flush()  # first, so that after a power failure the counter is never behind `reported`
@@ -1545,7 +1545,7 @@ def interval_line(requests: int, seconds: float, peak: float) -> str:
 
 
 def log_failure(failures: Once, what: str, error: BaseException, outbox: Outbox) -> None:
-    """Log why an action failed that is tried again: each kind of error once, until the action succeeds."""
+    """Log why an action that will be retried failed: each kind of error once, until the action succeeds."""
     if isinstance(error, UnavailableError):
         failures.warn(f"{error}; points wait in {outbox.display_name}")
     elif isinstance(error, (sqlite3.Error, OSError, MemoryError)):
@@ -1797,7 +1797,7 @@ else:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Open the listening socket on one address; "::" and None: all that one socket can have. Raises StartError."""
+    """Open the listening socket on one address, for "::" and None on all that it can serve. Raises StartError."""
     host = address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
     if host[0] + host[-1] == "[]":  # as in a URL
         host = host[1:-1]
@@ -2326,7 +2326,7 @@ def read_text(path: str) -> str:
 
 WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker to serve, plus 1 s for each that is starting
 RESPAWN_SECONDS = 1.0  # delay before a dead worker is replaced; it doubles after each try
-RESPAWN_LONGEST_SECONDS = 60.0  # longest such delay; a worker that has served this long resets it
+RESPAWN_LONGEST_SECONDS = 60.0  # longest such delay; a try that lasted this long resets it
 
 
 class Worker(threading.Thread):
@@ -3075,7 +3075,7 @@ def catch_signals() -> threading.Event:
 
 @contextlib.contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """Have processes that are started inside the `with` block begin with stop signals blocked (Windows: ignored)."""
+    """Have processes started inside the `with` block begin with stop signals blocked (Windows: Ctrl-C ignored)."""
     if sys.platform == "win32":
         import ctypes
 
