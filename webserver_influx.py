@@ -906,7 +906,7 @@ class Counter:
         8      uint64    version of this layout, 1
         16     16 bytes  UUID, also stored in the matching state file
         64*n   uint64    cell n, from 1 to 255: the requests counted in it since the file was created
-        +8     uint64    load of the thread that owns the cell: its open connections, plus up to 64 accepted in this second
+        +8     uint64    load of the thread that owns the cell: open connections, plus up to 64 accepted this second
         +16    uint64    open connections of that thread, updated each second
         +24    uint64    in the cell of a process's first thread: CPU time of the process (µs), updated each second
 
@@ -1301,23 +1301,23 @@ def parse_dsn(dsn: str) -> Destination:
     The syntax is that of `InfluxDBClient.from_dsn`, but percent-encoding is decoded, IPv6 addresses are accepted, and
     the database (may be empty) is the part after the last slash. Raises ValueError, which quotes nothing before “@”.
     """
+    if not dsn:
+        raise ValueError("it is empty")
+    if dsn.partition("://")[0].lower() not in DSN_SCHEMES:
+        raise ValueError(f"write {meant_dsn(dsn)}")
+    if "?" in dsn or "#" in dsn or " " in dsn or not dsn.isprintable():
+        raise ValueError("it contains “?”, “#”, a space or an unprintable character; write them as %3F, %23, %20 …")
+    if "@" in dsn.partition("://")[2].partition("/")[2]:
+        raise ValueError("it has “@” after a “/”; write “/” in a password as %2F, and “@” after the host as %40")
     try:
         parts = urlsplit(dsn)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError("its host or port cannot be read") from None
-    if not dsn:
-        raise ValueError("it is empty")
-    if parts.scheme not in DSN_SCHEMES:
-        raise ValueError(f"write {meant_dsn(dsn)}")
     if not host:
         raise ValueError("it names no host")
-    if "?" in dsn or "#" in dsn or " " in dsn or not dsn.isprintable():
-        raise ValueError("it contains “?”, “#”, a space or an unprintable character; write them as %3F, %23, %20 …")
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("its port is not a number from 1 to 65535")
-    if "@" in parts.path:
-        raise ValueError("it has “@” after the host; write it there as %40, and “/” in a password as %2F")
     path, _, database = parts.path.rpartition("/")
     if any(segment in ("", ".", "..") for segment in path.split("/")[1:]):
         raise ValueError("its path has an empty segment, “.” or “..”")

@@ -1,7 +1,8 @@
-"""Load the server with as many GET requests as it answers, and print how many that were.
+"""Load the server with as many GET requests as it answers, and print the number.
 
-Each connection sends its next request as soon as its last response has been read. At the end all responses are read,
-so the number of requests is the one that the server counts. The load takes less CPU time than the server.
+Each connection sends its next request as soon as its last response has been
+read. At the end all responses are read, so the number of requests is the one
+that the server counts. The load takes less CPU time than the server.
 """
 
 from __future__ import annotations

@@ -89,6 +89,14 @@ def test_a_malformed_dsn_is_refused_without_a_word_of_the_password(dsn):
     assert PASSWORD not in str(info.value)
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize(("character", "encoded"), [("/", "%2F"), ("#", "%23"), ("?", "%3F"), (" ", "%20")])
+def test_a_character_to_be_encoded_in_a_password_is_named(character, encoded):
+    with pytest.raises(ValueError, match=encoded) as info:
+        parse_dsn(f"influxdb://u:p{character}ss@h")
+    assert f"“{character}”" in str(info.value) or character == " "
+
+
 @pytest.mark.parametrize("option", [True, False], ids=["--influx", "WEBSERVER_INFLUX_DSN"])
 def test_a_malformed_dsn_is_a_usage_error_without_the_password(option):
     dsn = f"influxdb://u:{PASSWORD}@h:port/d"

@@ -441,7 +441,10 @@ def test_the_commands_of_the_russian_part_do_what_it_says(terminal):
         block for block in blocks() if block.heading == RUSSIAN and block.language in ("sh", "console")
     )
     text = README.partition(f"## {RUSSIAN}\n")[2]
-    with_passwords, dsn = "INFLUXDB_HTTP_AUTH_ENABLED=true influxd -config influxdb.conf", "WEBSERVER_INFLUX_DSN="
+    with_passwords, dsn = (
+        "INFLUXDB_HTTP_AUTH_ENABLED=true influxd -config influxdb.conf",
+        "export WEBSERVER_INFLUX_DSN=",
+    )
     for words in ("use math_server", "SELECT * FROM requests", with_passwords, LOGIN, WRONG_TYPE):
         assert f"`{words}`" in text
     terminal.run(influxd)
@@ -460,7 +463,7 @@ def test_the_commands_of_the_russian_part_do_what_it_says(terminal):
     influx.stop()
     terminal.start(with_passwords)
     (command,) = re.findall(f"`({dsn}[^`]+)`", text)
-    terminal.start(f"{command.replace('пароль', 'math_server1')} {SERVER}")
+    terminal.start(f"{command.replace('пароль', 'math_server1')} && {SERVER}")
     terminal.get()
     terminal.ctrl_c()
     shown = terminal.printed(f"influx {LOGIN} -database math_server -execute 'SELECT * FROM requests'")
