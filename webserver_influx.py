@@ -1141,7 +1141,7 @@ class Outbox:
         if type(error) is sqlite3.DatabaseError:  # it is corrupt, or not a database
             line += "; repair it, or use a different --state"
         elif isinstance(error, sqlite3.OperationalError) and path != ":memory:":
-            try:  # SQLite does not say why it failed, so do the same with a temporary file of that size
+            try:  # SQLite does not say why, so try to lock a temporary file, and to write past the size of this one
                 with tempfile.TemporaryFile(dir=folder) as probe:
                     lock_byte(probe.fileno(), 0)
                     probe.seek(os.path.getsize(path) if os.path.exists(path) else 0)
@@ -1298,8 +1298,9 @@ class Destination(NamedTuple):
 def parse_dsn(dsn: str) -> Destination:
     """Read a data source name, `[https+]influxdb://[user:password@]host[:port][[/path…]/[database]]`.
 
-    The syntax is that of `InfluxDBClient.from_dsn`, but percent-encoding is decoded, IPv6 addresses are accepted, and
-    the database (may be empty) is the part after the last slash. Raises ValueError, which quotes nothing before “@”.
+    The syntax is that of `InfluxDBClient.from_dsn`, but IPv6 addresses are accepted, user, password and database are
+    percent-decoded, and the database (may be empty) is the part after the last slash. Raises ValueError, which quotes
+    nothing before “@”.
     """
     if not dsn:
         raise ValueError("it is empty")
@@ -1563,7 +1564,7 @@ class Courier(threading.Thread):
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without --tag
     RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
-    SLOW_SECONDS = 15.0  # after an interval, an exchange with InfluxDB that has lasted longer is logged
+    SLOW_SECONDS = 15.0  # if an interval is still unlogged when the next ends, an exchange that lasts longer is logged
 
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
         """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
@@ -1797,7 +1798,7 @@ else:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Open the listening socket on one address, for "::" and None on all that it can serve. Raises StartError."""
+    """Open the listening socket on one address; on all that it can serve, for "::" and None. Raises StartError."""
     host = address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
     if host[0] + host[-1] == "[]":  # as in a URL
         host = host[1:-1]
@@ -1893,7 +1894,7 @@ class Connection:
         return SEND if self.event == WRITE else self.handler.waits_for
 
     def live(self) -> Generator[None, None, None]:
-        """Answer requests until the handler ends. throw() a RequestError to reject an incomplete request."""
+        """Answer requests until the handler ends. throw() a RequestError to reject an unanswered request."""
         thread, handler, receive, send = self.thread, self.handler, self.sock.recv, self.sock.send
         conversation = handler.handle()
         next(conversation)
@@ -2006,7 +2007,7 @@ class ServingThread(threading.Thread):
     ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
     MAX_LOAD_DIFFERENCE = 4  # above the lowest load; a thread with more stops accepting for a while
     ACCEPT_PAUSE_SECONDS = 0.001  # how long it stops
-    QUIET_SECONDS = 0.001  # a turn may begin early if no connection is ready for this long, or if it is this near
+    QUIET_SECONDS = 0.001  # without a ready connection for this long, a turn begins early; one due so soon, at once
     STOP_CHECK_SECONDS = 0.02  # during shutdown, interval between checks for connections to close
 
     def __init__(self, server: "SumServer", cell: Cell) -> None:
@@ -2138,7 +2139,7 @@ class ServingThread(threading.Thread):
         self.end_overdue()
 
     def end_overdue(self) -> None:
-        """Reject the incomplete requests, and close the idle connections, whose deadline has passed."""
+        """Reject the unanswered requests, and close the idle connections, whose deadline has passed."""
         for connection in [one for one in self.connections.values() if one.deadline <= self.now]:
             waits_for = connection.waits_for
             if waits_for in (HEAD, BODY, TURN):
@@ -2192,7 +2193,7 @@ class ServingThread(threading.Thread):
     def wind_down(self) -> None:
         """Accept what is in the backlog, then no more; close each connection once its current request is answered.
 
-        After GRACE_SECONDS incomplete requests are rejected; STOP_LINGER_SECONDS later all connections are closed.
+        After GRACE_SECONDS unanswered requests are rejected; STOP_LINGER_SECONDS later all connections are closed.
         """
         begin, grace_end = monotonic(), self.server.grace_end
         with contextlib.suppress(Exception):  # whatever happens, the open connections are served
@@ -2324,7 +2325,7 @@ def read_text(path: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- Workers
 
-WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker to serve, plus 1 s for each that is starting
+WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker to serve, plus 1 s for each other worker
 RESPAWN_SECONDS = 1.0  # delay before a dead worker is replaced; it doubles after each try
 RESPAWN_LONGEST_SECONDS = 60.0  # longest such delay; a try that lasted this long resets it
 
@@ -2525,7 +2526,6 @@ class Output(BufferedIOBase):
 
     def __init__(self, descriptor: int) -> None:
         """Raises StartError."""
-        self.name = descriptor  # a TextIOWrapper's buffer needs one
         self.file = os.fdopen(descriptor, "wb", 0, closefd=False)
         self.queue: SimpleQueue[bytes] = SimpleQueue()
         self.lock = threading.RLock()  # guards `size` and `dropped`; reentrant, as a destructor may log a warning
@@ -2573,8 +2573,8 @@ class Output(BufferedIOBase):
     def with_live_line(self, text: bytes) -> bytes:
         """Return the text with control sequences that clear the live line before each line, and show it again after.
 
-        The cursor stays at the beginning of the live line. All after the cursor is cleared (on Windows, in its line),
-        because a terminal that became narrower may have wrapped it. A background job leaves the shell's prompt alone.
+        The cursor stays at the beginning of the live line. What follows the cursor is cleared (on Windows, in its
+        line), as a narrowed terminal may have wrapped it. A background job leaves the shell's prompt alone.
         """
         if self.live_line is None or not is_in_foreground(self.file):
             return text
