@@ -400,7 +400,7 @@ def test_the_server_shows_the_load_as_the_readme_has_it(server, influxd, at_end)
     os.set_blocking(master, False)
     subprocess.run(["stty", "columns", "120"], stdin=slave, check=True)
     env = {"TERM": "xterm", "LC_ALL": "C.UTF-8"}
-    web = server("--interval", "1", "--influx", influxd().dsn(), start=False, env=env)
+    web = server("--interval", "10", "--influx", influxd().dsn(), start=False, env=env)
     web.redirect(f"2>{os.ttyname(slave)}")  # of the session that begins with it, this becomes the terminal
     web.start()
     os.close(slave)
