@@ -1298,9 +1298,9 @@ class Destination(NamedTuple):
 def parse_dsn(dsn: str) -> Destination:
     """Read a data source name, `[https+]influxdb://[user:password@]host[:port][[/path…]/[database]]`.
 
-    The syntax is that of `InfluxDBClient.from_dsn`, but IPv6 addresses are accepted, user, password and database are
-    percent-decoded, and the database (may be empty) is the part after the last slash. Raises ValueError, which quotes
-    nothing before “@”.
+    This is the syntax of `InfluxDBClient.from_dsn` without UDP, but a host is needed, IPv6 addresses are accepted, user,
+    password and database are percent-decoded, and the database (may be empty) is the part after the last slash. Raises
+    ValueError, which quotes nothing before “@”.
     """
     if not dsn:
         raise ValueError("it is empty")
@@ -1564,7 +1564,7 @@ class Courier(threading.Thread):
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without --tag
     RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
-    SLOW_SECONDS = 15.0  # if an interval is still unlogged when the next ends, an exchange that lasts longer is logged
+    SLOW_SECONDS = 15.0  # an exchange that lasts longer is logged, if an interval is unlogged when the next ends
 
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
         """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
@@ -1798,7 +1798,7 @@ else:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Open the listening socket on one address; on all that it can serve, for "::" and None. Raises StartError."""
+    """Return a socket that listens on one address, or for "::" and None on all it can. Raises StartError."""
     host = address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
     if host[0] + host[-1] == "[]":  # as in a URL
         host = host[1:-1]
@@ -2007,7 +2007,7 @@ class ServingThread(threading.Thread):
     ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
     MAX_LOAD_DIFFERENCE = 4  # above the lowest load; a thread with more stops accepting for a while
     ACCEPT_PAUSE_SECONDS = 0.001  # how long it stops
-    QUIET_SECONDS = 0.001  # without a ready connection for this long, a turn begins early; one due so soon, at once
+    QUIET_SECONDS = 0.001  # if no connection is ready, a turn due within this time begins at once, another after it
     STOP_CHECK_SECONDS = 0.02  # during shutdown, interval between checks for connections to close
 
     def __init__(self, server: "SumServer", cell: Cell) -> None:
@@ -2139,7 +2139,7 @@ class ServingThread(threading.Thread):
         self.end_overdue()
 
     def end_overdue(self) -> None:
-        """Reject the unanswered requests, and close the idle connections, whose deadline has passed."""
+        """Reject unanswered requests, and close other connections, whose deadline has passed."""
         for connection in [one for one in self.connections.values() if one.deadline <= self.now]:
             waits_for = connection.waits_for
             if waits_for in (HEAD, BODY, TURN):
@@ -2325,7 +2325,7 @@ def read_text(path: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- Workers
 
-WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker to serve, plus 1 s for each other worker
+WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker, plus 1 s for each but the first
 RESPAWN_SECONDS = 1.0  # delay before a dead worker is replaced; it doubles after each try
 RESPAWN_LONGEST_SECONDS = 60.0  # longest such delay; a try that lasted this long resets it
 
@@ -2521,7 +2521,7 @@ class Output(BufferedIOBase):
     request, and its stop() has no time-out.
     """
 
-    PIECE_BYTES = 4096  # most in one write, except of a longer line: several processes' pieces do not mix in pipes
+    PIECE_BYTES = 4096  # most in one write, except of a longer line: in Linux's pipes, processes' pieces do not mix
     WRITE_PAUSE_SECONDS = 0.01  # between two batches, so that a busy log wakes the thread at most 100 times a second
 
     def __init__(self, descriptor: int) -> None:
