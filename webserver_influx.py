@@ -1298,9 +1298,9 @@ class Destination(NamedTuple):
 def parse_dsn(dsn: str) -> Destination:
     """Read a data source name, `[https+]influxdb://[user:password@]host[:port][[/path…]/[database]]`.
 
-    This is the syntax of `InfluxDBClient.from_dsn` without UDP, but a host is needed, IPv6 addresses are accepted, user,
-    password and database are percent-decoded, and the database (may be empty) is the part after the last slash. Raises
-    ValueError, which quotes nothing before “@”.
+    This is the syntax of `InfluxDBClient.from_dsn` without UDP, but a host is needed, IPv6 addresses are accepted,
+    user, password and database are percent-decoded, and the database (may be empty) is the part after the last slash.
+    Raises ValueError, which quotes nothing before “@”.
     """
     if not dsn:
         raise ValueError("it is empty")

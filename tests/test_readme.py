@@ -734,7 +734,7 @@ BAD_INPUT = {
         POST + JSON_TYPE + b"Content-Length: 2\r\n\r\n[]",
     ],
     "a registered method": [b"PUT / HTTP/1.1\r\n" + HOST + b"\r\n", b"PUT / HTTP/1.0\r\n" + KEEP_ALIVE + b"\r\n"],
-    "a `POST` with a `Content-Encoding`": [
+    "a `POST` with a coding (`gzip`)": [
         POST + JSON_TYPE + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\n1",
         POST + JSON_TYPE + b"Content-Encoding: identity, br\r\n\r\n",
     ],
