@@ -1058,7 +1058,7 @@ def point_time(now: int, serial: int) -> int:
     """Return the time (ns) of a point: the second of now (ns), with the point's serial number as its fraction.
 
     So a server's next billion points differ in time, however its clock is set. They also differ in milliseconds,
-    unless the clock is set back by a multiple of a thousand intervals.
+    unless the clock shows the same second again a thousand points later.
     """
     return now - now % 10**9 + serial % 1000 * 1_000_000 + serial // 1000 % 1_000_000
 
@@ -1141,7 +1141,7 @@ class Outbox:
         if type(error) is sqlite3.DatabaseError:  # it is corrupt, or not a database
             line += "; repair it, or use a different --state"
         elif isinstance(error, sqlite3.OperationalError) and path != ":memory:":
-            try:  # SQLite does not say why, so try to lock a temporary file, and to write past the size of this one
+            try:  # SQLite does not say why: try to lock a temporary file, and to write past the state file's size
                 with tempfile.TemporaryFile(dir=folder) as probe:
                     lock_byte(probe.fileno(), 0)
                     probe.seek(os.path.getsize(path) if os.path.exists(path) else 0)
@@ -1564,7 +1564,7 @@ class Courier(threading.Thread):
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without --tag
     RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
-    SLOW_SECONDS = 15.0  # an exchange that lasts longer is logged, if an interval is unlogged when the next ends
+    SLOW_SECONDS = 15.0  # a longer exchange is logged when an interval ends before the previous one is logged
 
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
         """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
@@ -2007,7 +2007,7 @@ class ServingThread(threading.Thread):
     ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
     MAX_LOAD_DIFFERENCE = 4  # above the lowest load; a thread with more stops accepting for a while
     ACCEPT_PAUSE_SECONDS = 0.001  # how long it stops
-    QUIET_SECONDS = 0.001  # if no connection is ready, a turn due within this time begins at once, another after it
+    QUIET_SECONDS = 0.001  # if no connection is ready, a turn due within this time begins now, one due later after it
     STOP_CHECK_SECONDS = 0.02  # during shutdown, interval between checks for connections to close
 
     def __init__(self, server: "SumServer", cell: Cell) -> None:
@@ -2050,8 +2050,7 @@ class ServingThread(threading.Thread):
         """Wait for events until the next check is due, or the next turn; handle them all."""
         wait = min(self.next_second, self.listen_again_at) - self.now
         if self.queued:  # if nothing is ready at this instant, requests of the other clients may still be on their way
-            quiet = self.QUIET_SECONDS
-            wait = min(wait, quiet) if self.next_turn - monotonic() > quiet else 0.0
+            wait = min(wait, self.QUIET_SECONDS) if self.next_turn - monotonic() > self.QUIET_SECONDS else 0.0
         ready = self.ready = self.poll.poll(wait if wait > 0 else 0)  # a negative one would wait forever
         self.now = now = monotonic()
         connections = self.connections
@@ -2526,6 +2525,7 @@ class Output(BufferedIOBase):
 
     def __init__(self, descriptor: int) -> None:
         """Raises StartError."""
+        self.name = descriptor  # of sys.stdout or sys.stderr, as in Python's own streams
         self.file = os.fdopen(descriptor, "wb", 0, closefd=False)
         self.queue: SimpleQueue[bytes] = SimpleQueue()
         self.lock = threading.RLock()  # guards `size` and `dropped`; reentrant, as a destructor may log a warning
@@ -3128,11 +3128,11 @@ def announce(listener: socket.socket, options: Options, state: str) -> None:
         where, others = "localhost", " and all other addresses" if host == "::" else " and all other addresses of IPv4"
     cpus = ceil(cpu_limit())
     more = "; --workers auto uses all" if options.workers * options.threads < cpus else ""
-    print(
+    sys.stdout.write(  # at once, so that no thread's log line gets in between
         f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
         f"Every {options.interval:g} s a point goes to {options.destination}.\n"
         f"Until InfluxDB has taken them, points wait in {state}.\n"
-        f"{counted(options.workers, 'process')} on {counted(cpus, 'CPU')}{more}.",
+        f"{counted(options.workers, 'process')} on {counted(cpus, 'CPU')}{more}.\n"
     )
 
 

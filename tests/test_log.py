@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -275,6 +276,21 @@ def test_ctrl_c_is_answered_at_once_by_what_it_waits_for(server):
         client.sendall(b"}")
         assert texts(client.recv(4096)) == ["Sum: 3.0"]
     assert web.wait() == 0
+
+
+@pytest.mark.smoke
+def test_no_log_line_gets_into_the_banner(monkeypatch):
+    class Recorder(BytesIO):
+        def write(self, data):
+            writes.append(bytes(data))
+            return len(data)
+
+    writes: list[bytes] = []
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(Recorder(), "utf-8", line_buffering=True))
+    with webserver_influx.listen("127.0.0.1", 0) as listener:
+        webserver_influx.announce(listener, webserver_influx.Options(), "math_server.db")
+    (banner,) = writes
+    assert banner.endswith(b".\n")
 
 
 # --- the access log
