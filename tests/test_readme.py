@@ -823,7 +823,7 @@ UNUSUAL_INPUT = {
         json_post(b"{}", b"Content-Length: 2\r\n"): b"Sum: 0",
         b"\r\n" + get(b"a=3"): b"Sum: 3.0",
     },
-    "in HTTP/1.0, no `Host`": {
+    "HTTP/1.0 with an `Expect` or no `Host`": {
         b"GET /?a=3 HTTP/1.0\r\n" + KEEP_ALIVE + b"\r\n": b"Sum: 3.0",
         b"GET /?a=3 HTTP/1.0\r\n" + KEEP_ALIVE + b"Expect: tea\r\n\r\n": b"Sum: 3.0",
     },
