@@ -1314,7 +1314,7 @@ def parse_dsn(dsn: str) -> Destination:
         parts = urlsplit(dsn)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ValueError("its host or port cannot be read") from None
+        raise ValueError("its host or port cannot be read (in a password, “[” is %5B, “]” %5D)") from None
     if not host:
         raise ValueError("it names no host")
     if port == 0 or parts.netloc.endswith(":"):
@@ -1512,7 +1512,7 @@ class InfluxDB:
             variables = [name for each in names for name in (each, each.upper()) if os.environ.get(name)]
             return f"cannot be reached through the proxy that {[*variables, 'the system'][0]} names: {reason}"
         if getattr(cause, "reason", "") == "WRONG_VERSION_NUMBER":
-            return "does not use TLS; write influxdb:// for https+influxdb://"
+            return "does not use TLS; change https+influxdb:// to influxdb://"
         if getattr(cause, "verify_code", 0) in self.UNKNOWN_ISSUER:
             issuer = f"has a certificate of an unknown issuer ({getattr(cause, 'verify_message', '')})"
             return f"{issuer}; name the file of a private authority's certificate in REQUESTS_CA_BUNDLE"
@@ -1539,7 +1539,7 @@ def errors_in(content: bytes) -> Optional[list[str]]:
 
 
 def interval_line(requests: int, seconds: float, peak: float) -> str:
-    """Format an interval's requests and, if the mean is at least one a second, the rates; peak is the highest."""
+    """Format an interval's requests and, unless it is short or has under 1/s, the rates; peak is the highest."""
     line = f"{counted(requests, 'request')} in {duration(seconds)}"
     rate = requests / seconds if seconds >= SHORT_SECONDS else 0.0
     return f"{line} ({per_second(rate)}, at most {per_second(max(rate, peak))})" if rate >= 1 else line
@@ -1564,14 +1564,14 @@ class Courier(threading.Thread):
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without --tag
     RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
-    SLOW_SECONDS = 15.0  # a longer exchange is logged when an interval ends before the previous one is logged
+    SLOW_SECONDS = 15.0  # a longer exchange is logged if the next interval ends while a line still waits for it
 
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
         """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
         super().__init__(name="courier", daemon=True)
         self.outbox, self.influxdb, self.longest_pause, self.quiet = outbox, influxdb, longest_pause, quiet
         self.intervals: deque[str] = deque()  # log lines of intervals; the thread that removes one logs it
-        self.wakeup, self.ending = threading.Event(), threading.Event()
+        self.wakeup, self.ending, self.lock = threading.Event(), threading.Event(), threading.Lock()
         self.delivered = 0  # points, in this run
         self.newest_delivered = Point(0, 0, 0)
         self.rejected = 0  # points, in this run
@@ -1593,13 +1593,13 @@ class Courier(threading.Thread):
         """Wake the courier to deliver the points and then log this interval's line, if any; log earlier ones now."""
         with contextlib.suppress(BaseException):  # there may be no memory for the log
             if self.intervals:
-                seconds = monotonic() - self.influxdb.began
-                if seconds > self.SLOW_SECONDS:
+                if (seconds := monotonic() - self.influxdb.began) > self.SLOW_SECONDS:
                     self.failures.warn(f"{self.influxdb.name} has not answered fully in {seconds:.0f} s")
                 self.log_intervals()
-        if line:
-            self.intervals.append(line)
-        self.wakeup.set()
+        with self.lock:
+            if line:
+                self.intervals.append(line)
+            self.wakeup.set()
 
     def stop(self, last: Optional[str], end: float) -> None:
         """Wait for the delivery of the last points until end (monotonic seconds); log the last interval, if any."""
@@ -1627,7 +1627,7 @@ class Courier(threading.Thread):
         except BaseException as error:
             failure = error
             pause = min(max(self.RETRY_SECONDS, 2 * pause, getattr(error, "retry_after", 0.0)), self.longest_pause)
-        with contextlib.suppress(BaseException):  # there may be no memory for the log
+        with contextlib.suppress(BaseException), self.lock:  # there may be no memory for the log
             if failure is not None:
                 log_failure(self.failures, "No point can be delivered", failure, self.outbox)
             elif self.delivered:
@@ -1635,7 +1635,7 @@ class Courier(threading.Thread):
                 if recovered or not delivered_before:
                     news = "All is well again: InfluxDB takes points" if recovered else "InfluxDB takes points"
                     log.info("%s%s", news, f"; {counted(number, 'point')} had waited" if number > 1 else "")
-            if is_last or not self.wakeup.is_set():  # otherwise the next round logs them, at once
+            if is_last or not self.wakeup.is_set():  # otherwise a point may be untried; the next round logs all
                 self.log_intervals(is_last)
         return pause
 
@@ -2007,7 +2007,7 @@ class ServingThread(threading.Thread):
     ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
     MAX_LOAD_DIFFERENCE = 4  # above the lowest load; a thread with more stops accepting for a while
     ACCEPT_PAUSE_SECONDS = 0.001  # how long it stops
-    QUIET_SECONDS = 0.001  # if no connection is ready, a turn due within this time begins now, one due later after it
+    QUIET_SECONDS = 0.001  # if nothing is ready, the next turn begins: now if due within this time, else after it
     STOP_CHECK_SECONDS = 0.02  # during shutdown, interval between checks for connections to close
 
     def __init__(self, server: "SumServer", cell: Cell) -> None:
@@ -2573,8 +2573,8 @@ class Output(BufferedIOBase):
     def with_live_line(self, text: bytes) -> bytes:
         """Return the text with control sequences that clear the live line before each line, and show it again after.
 
-        The cursor stays at the beginning of the live line. What follows the cursor is cleared (on Windows, in its
-        line), as a narrowed terminal may have wrapped it. A background job leaves the shell's prompt alone.
+        The cursor stays at the beginning of the live line. All after the cursor is cleared (on Windows, only in
+        its line), as a narrowed terminal may wrap a live line. A background job leaves the shell's prompt alone.
         """
         if self.live_line is None or not is_in_foreground(self.file):
             return text

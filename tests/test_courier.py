@@ -134,6 +134,33 @@ def test_a_backlog_lets_each_interval_be_logged_when_it_ends(outbox, rounds, inf
     assert line.endswith("; delivered to InfluxDB")
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_no_interval_is_logged_before_its_point_was_tried(outbox, influxdb, caplog, quiet):
+    """Even if it is handed over while the courier decides whether to log intervals."""
+    caplog.set_level(logging.INFO)
+    rounds = Rounds(outbox, influxdb, quiet=quiet)
+    courier = rounds.courier
+    outbox.record(time_ns())
+    hands_over = threading.Thread(target=courier.hand_over, args=("the last interval",))
+    is_set = courier.wakeup.is_set
+
+    def is_set_meanwhile() -> bool:
+        was_set = is_set()
+        if not hands_over.ident:
+            outbox.record(time_ns())
+            hands_over.start()
+            hands_over.join(0.2)  # with the lock, it waits for the end of the decision
+        return was_set
+
+    courier.wakeup.is_set = is_set_meanwhile
+    courier.round(0.0)
+    hands_over.join()
+    assert outbox.pending == 1
+    assert not [line for line in caplog.messages if "interval" in line]
+    courier.round(0.0, is_last=True)
+    assert caplog.messages[-1] == "the last interval; delivered to InfluxDB"
+
+
 @pytest.mark.smoke
 def test_before_there_is_a_point_influxdb_is_looked_for(rounds, influxdb, caplog):
     """So that a person who starts the server with a wrong address learns it at once."""

@@ -90,7 +90,9 @@ def test_a_malformed_dsn_is_refused_without_a_word_of_the_password(dsn):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize(("character", "encoded"), [("/", "%2F"), ("#", "%23"), ("?", "%3F"), (" ", "%20")])
+@pytest.mark.parametrize(
+    ("character", "encoded"), [("/", "%2F"), ("#", "%23"), ("?", "%3F"), (" ", "%20"), ("[", "%5B")]
+)
 def test_a_character_to_be_encoded_in_a_password_is_named(character, encoded):
     with pytest.raises(ValueError, match=encoded) as info:
         parse_dsn(f"influxdb://u:p{character}ss@h")

@@ -617,7 +617,7 @@ def test_a_server_that_does_not_answer_or_shake_hands_is_told(stranger, monkeypa
 
 def test_a_server_without_tls_is_told(stranger):
     server = stranger(lambda connection, _: connection.sendall(http("400 Bad Request")))
-    assert "does not use TLS; write influxdb:// for https+influxdb://" in str(
+    assert "does not use TLS; change https+influxdb:// to influxdb://" in str(
         unavailable(influxdb_at(server.port, tls=True).check_reachable)
     )
 
