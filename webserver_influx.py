@@ -90,7 +90,7 @@ LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 m
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
 MAX_CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
-PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread; longest turn that counts for TURN_REST
+PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread; most of a turn that TURN_REST counts
 
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
@@ -2007,7 +2007,7 @@ class ServingThread(threading.Thread):
     ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
     MAX_LOAD_DIFFERENCE = 4  # above the lowest load; a thread with more stops accepting for a while
     ACCEPT_PAUSE_SECONDS = 0.001  # how long it stops
-    QUIET_SECONDS = 0.001  # if nothing is ready, the next turn begins: now if due within this time, else after it
+    QUIET_SECONDS = 0.001  # if no connection is ready for this long (epoll's shortest wait), the next turn begins early
     STOP_CHECK_SECONDS = 0.02  # during shutdown, interval between checks for connections to close
 
     def __init__(self, server: "SumServer", cell: Cell) -> None:
@@ -2047,9 +2047,9 @@ class ServingThread(threading.Thread):
             sleep(PAUSE_SECONDS)
 
     def serve(self) -> None:
-        """Wait for events until the next check is due, or the next turn; handle them all."""
+        """Wait for events until housekeeping or the next turn is due; handle them all."""
         wait = min(self.next_second, self.listen_again_at) - self.now
-        if self.queued:  # if nothing is ready at this instant, requests of the other clients may still be on their way
+        if self.queued:  # others' requests may be on their way: wait for them a moment, unless the turn is due by then
             wait = min(wait, self.QUIET_SECONDS) if self.next_turn - monotonic() > self.QUIET_SECONDS else 0.0
         ready = self.ready = self.poll.poll(wait if wait > 0 else 0)  # a negative one would wait forever
         self.now = now = monotonic()
@@ -2106,10 +2106,10 @@ class ServingThread(threading.Thread):
             self.end(connection, error)
 
     def end(self, connection: Optional[Connection], error: Exception) -> None:
-        """Close a connection that is finished (StopIteration), that its client broke (OSError), or that met a bug."""
+        """Close a connection that is finished (StopIteration), that is lost (OSError), or that met a bug."""
         with contextlib.suppress(Exception):  # there may be no memory to log it
             if connection and isinstance(error, OSError):
-                log.debug("%s hung up: %s", connection.handler.address_string(), error)
+                log.debug("%s is lost: %s", connection.handler.address_string(), error)
             elif not (connection and isinstance(error, StopIteration)):
                 log.error("A connection could not be served", exc_info=error)
         if connection:
@@ -2146,7 +2146,7 @@ class ServingThread(threading.Thread):
                 fault = (503, "The server is stopping.") if self.server.stopping else (408, late)
                 self.attempt(connection, partial(connection.life.throw, RequestError(*fault)))
             else:
-                log.debug("%s was silent or slow for too long", connection.handler.address_string())
+                log.debug("%s was closed: idle or too slow", connection.handler.address_string())
                 connection.close()
         self.send_responses()
 
@@ -2324,7 +2324,7 @@ def read_text(path: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- Workers
 
-WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker, plus 1 s for each but the first
+WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker, plus 1 s per worker from 2 on
 RESPAWN_SECONDS = 1.0  # delay before a dead worker is replaced; it doubles after each try
 RESPAWN_LONGEST_SECONDS = 60.0  # longest such delay; a try that lasted this long resets it
 
@@ -3048,7 +3048,7 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 def catch_signals() -> threading.Event:
-    """Return an event that the first stop signal sets; a second one, except SIGHUP, exits at once. Raises StartError.
+    """Return an event that the first stop signal sets; after REPEAT_SECONDS, any but SIGHUP exits. Raises StartError.
 
     A thread waits for the byte that Python's C-level handler writes (`set_wakeup_fd`). So a signal between two system
     calls is not missed, and the main thread may wait for a lock, a wait that no signal ends on Windows before 3.14.

@@ -457,7 +457,7 @@ def hang_up(web: Server) -> None:
 def test_verbose_logs_what_is_not_worth_a_line_otherwise(server):
     web = server("--verbose")
     hang_up(web)
-    wait_until(lambda: any(" DEBUG 127.0.0.1 hung up: " in line for line in web.log()), what="the line")
+    wait_until(lambda: any(" DEBUG 127.0.0.1 is lost: " in line for line in web.log()), what="the line")
 
 
 @pytest.mark.smoke

@@ -279,7 +279,7 @@ def test_a_client_without_an_address_may_hang_up_as_any_other(local, monkeypatch
         with web.connect() as connection:
             exchange(connection, message("GET /"), until=b"Sum: 0")
             reset_at_close(connection)
-        wait_until(lambda: any(line.startswith("? hung up") for line in caplog.messages))
+        wait_until(lambda: any(line.startswith("? is lost") for line in caplog.messages))
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert texts(web.raw(message("GET /", "Connection: close"))) == ["Sum: 0"]
 

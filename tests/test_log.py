@@ -325,7 +325,7 @@ def test_an_ipv4_client_has_its_own_address_in_the_access_log_and_in_others(serv
     web.get()
     web.get(host="::1")
     hang_up(web)
-    wait_until(lambda: any(" DEBUG 127.0.0.1 hung up: " in line for line in web.log()), what="the line")
+    wait_until(lambda: any(" DEBUG 127.0.0.1 is lost: " in line for line in web.log()), what="the line")
     assert [line["host"] for line in access_log(web)] == ["127.0.0.1", "::1", "127.0.0.1"]
 
 
