@@ -485,24 +485,31 @@ def test_a_machine_that_sleeps_during_a_turn_holds_up_no_other_turn(local, monke
     slept = [0.0]
 
     def fall_asleep(body: bytes) -> str:
-        slept[0] += 3600.0
+        if b"wait" in body:
+            waiting.set()
+            sent.wait(PATIENCE_S)
+        else:
+            slept[0] += 3600.0
         return json_text(body)
 
     def keep_busy() -> None:  # as many other clients would
         while not answered.is_set():
             web.server.threads[0].wakeup.send(b"!" * 100)
 
-    answered = threading.Event()
+    waiting, sent, answered = threading.Event(), threading.Event(), threading.Event()
     monkeypatch.setattr(webserver_influx, "monotonic", lambda: time.monotonic() + slept[0])
     monkeypatch.setattr(webserver_influx, "json_text", fall_asleep)
     web = local()
     others = threading.Thread(target=keep_busy)
     others.start()
     try:
-        with web.connect() as first, web.connect() as second:
+        with web.connect() as before, web.connect() as first, web.connect() as second:
+            before.sendall(post(b'{"wait": 1}'.ljust(10_000)))
+            assert waiting.wait(PATIENCE_S)
             for client in (first, second):
                 client.sendall(post(b'{"a": 1}'.ljust(10_000)))
-            for client in (first, second):
+            sent.set()  # so both have come when the first falls asleep: no time-out of theirs runs
+            for client in (before, first, second):
                 assert texts(exchange(client, b"", until=b"1.0")) == ["Sum: 1.0"]
     finally:
         answered.set()
