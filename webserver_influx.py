@@ -90,7 +90,7 @@ LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 m
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
 TURN_REST = 4  # after a turn, the other connections get this many times its duration
 MAX_CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
-PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread; most of a turn that TURN_REST counts
+PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread; cap on a turn's time in TURN_REST
 
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
@@ -1049,7 +1049,7 @@ class Cell:
 class Point(NamedTuple):
     """The number of requests in one interval, as the outbox stores it."""
 
-    serial: int  # points are numbered as they are recorded, and sent in this order
+    serial: int  # points are numbered as they are recorded, and sent in this order unless refused
     time: int  # nanoseconds since 1970
     requests: int
 
@@ -1564,7 +1564,7 @@ class Courier(threading.Thread):
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without --tag
     RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
-    SLOW_SECONDS = 15.0  # a longer exchange is logged if the next interval ends while a line still waits for it
+    SLOW_SECONDS = 15.0  # a longer exchange is logged if it delays a log line beyond the next interval's end
 
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
         """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
@@ -1640,7 +1640,7 @@ class Courier(threading.Thread):
         return pause
 
     def deliver(self) -> None:
-        """Send all waiting points, in order. Raises UnavailableError, OSError, sqlite3.Error."""
+        """Send all waiting points, first the oldest unless refused. Raises UnavailableError, OSError, sqlite3.Error."""
         if not (self.delivered or self.outbox.pending):  # so that a wrong address is in the log at startup
             self.influxdb.check_reachable()
             self.failures.well()
@@ -1650,8 +1650,8 @@ class Courier(threading.Thread):
     def send(self, points: list[Point]) -> None:
         """Send points, and move those at fault to the table `rejected`. Raises as write() does.
 
-        A point is at fault if InfluxDB refuses it (or its group), but takes a later point, the witness, before and
-        after. If it refuses the witness, too, none is at fault (InfluxDB's disk may be full); all wait.
+        A point is at fault if InfluxDB refuses it alone, or drops its whole batch, but takes a later point, the
+        witness, before and after. If it refuses the witness, too, none is at fault (its disk may be full); all wait.
         """
         try:
             self.write(points)
@@ -2573,7 +2573,7 @@ class Output(BufferedIOBase):
     def with_live_line(self, text: bytes) -> bytes:
         """Return the text with control sequences that clear the live line before each line, and show it again after.
 
-        The cursor stays at the beginning of the live line. All after the cursor is cleared (on Windows, only in
+        The cursor stays at the beginning of the live line. What follows the cursor is cleared (on Windows, only in
         its line), as a narrowed terminal may wrap a live line. A background job leaves the shell's prompt alone.
         """
         if self.live_line is None or not is_in_foreground(self.file):
@@ -2820,7 +2820,7 @@ def verdict(usage: Usage, cpus: float, machine_cpus: int, threads: int) -> str:
         own = "its one CPU" if usable == 1 else f"its {usable:g} CPUs"
         return f"The server used {own} fully: " + ("more needs --workers" if threads < cpus else "it may use no more")
     if idle < IDLE_SHARE:
-        return "All CPUs of this machine were busy, also with other work: a load from another machine may show more"
+        return "All CPUs of this machine were busy, also with other work: clients on another machine may get more"
     if used <= SPARE_SHARE and idle >= IDLE_SHARE:  # false if `idle` is nan
         return "The server had CPU to spare: the load or the network was the limit"
     return ""
@@ -3075,7 +3075,7 @@ def catch_signals() -> threading.Event:
 
 @contextlib.contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """Have processes started inside the `with` block begin with stop signals blocked (Windows: Ctrl-C ignored)."""
+    """In the `with` block, start processes with their stop signals blocked (Windows: Ctrl-C ignored)."""
     if sys.platform == "win32":
         import ctypes
 
