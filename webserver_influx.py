@@ -1333,7 +1333,7 @@ def meant_dsn(dsn: str) -> str:
     """Return what a DSN with an unknown scheme, or none, was probably meant to be, without user and password."""
     scheme, _, rest = dsn.rpartition("://")
     _, at, address = rest.rpartition("@")
-    meant = DSN_SCHEMES[scheme == "https"]
+    meant = DSN_SCHEMES[scheme.lower().startswith("https")]
     try:
         parse_dsn(f"{meant}://{address}")
     except ValueError:
@@ -2001,7 +2001,7 @@ class ServingThread(threading.Thread):
     """Serves many connections in an event loop. Long work is queued and split into turns.
 
     After a turn, the other connections have the thread for TURN_REST times the turn's duration, if they need it. So
-    large bodies, long queries and long pipelines take no more than a fifth of the time from them.
+    large bodies, long queries and long pipelines take about a fifth of the time from them at most.
     """
 
     ACCEPT_AT_ONCE = 64  # connections accepted in a row before the open ones are served again
@@ -2096,7 +2096,7 @@ class ServingThread(threading.Thread):
             self.attempt(connection, connection.life.__next__)
             self.send_responses()
             end = monotonic()
-            self.next_turn = end + TURN_REST * min(end - begin, PAUSE_SECONDS)  # more: the system stopped this thread
+            self.next_turn = end + TURN_REST * min(end - begin, PAUSE_SECONDS)  # capped: the system may have stopped it
 
     def attempt(self, connection: Connection, action: Callable[[], None]) -> None:
         """Call `action`; close the connection if that ends it or fails."""
@@ -2324,7 +2324,7 @@ def read_text(path: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- Workers
 
-WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker, plus 1 s per worker from 2 on
+WORKER_SECONDS = 10.0  # at startup, longest wait for the next worker, plus 1 s for each but worker 1
 RESPAWN_SECONDS = 1.0  # delay before a dead worker is replaced; it doubles after each try
 RESPAWN_LONGEST_SECONDS = 60.0  # longest such delay; a try that lasted this long resets it
 
@@ -3009,22 +3009,22 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
 def read_environment(parser: Parser, actions: list[Any], given: dict[str, Any]) -> list[str]:
     """Complete `given` from the environment, then from the defaults; exit with 2 on a bad value.
 
-    Return the unknown variables, except those that Kubernetes sets for a service webserver-influx: addresses, and
-    names with SERVICE or PORT in the middle. Empty ones are ignored, because Compose sets unset variables to "".
+    Return the unknown variables. Ignore what Kubernetes sets for a service webserver-influx: an address in …_PORT, and
+    names with SERVICE or PORT in the middle; and empty variables, because Compose sets unset ones to "".
     """
     found = {name: text.strip() for name, text in os.environ.items() if name.startswith(ENV_PREFIX)}
-    found = {name: text for name, text in found.items() if text and not re.match("(?:tcp|udp|sctp)://", text)}
-    names = [DSN_VARIABLE]
+    address = re.compile(r"\w+_PORT=(?:tcp|udp|sctp)://")
+    found = {name: text for name, text in found.items() if text and not address.match(f"{name}={text}")}
     for action in actions:
         (option,) = action.option_strings
         name = DSN_VARIABLE if option == "--influx" else ENV_PREFIX + option[2:].replace("-", "_").upper()
-        names.append(name)
+        text = found.pop(name, None)
         if given[action.dest] is None:
             try:
-                given[action.dest] = read_variable(action, found[name]) if name in found else action.default
+                given[action.dest] = action.default if text is None else read_variable(action, text)
             except argparse.ArgumentTypeError as error:
                 parser.error(f"{name}: {error}")
-    return [name for name in sorted(found.keys() - set(names)) if not re.search("_(SERVICE|PORT)_", name)]
+    return [name for name in sorted(found) if not re.search("_(SERVICE|PORT)_", name)]
 
 
 def read_variable(action: Any, text: str) -> Any:

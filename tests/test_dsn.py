@@ -122,6 +122,9 @@ def test_a_malformed_dsn_is_a_usage_error_without_the_password(option):
         (f"u:{PASSWORD}@h", "influxdb://user:password@h"),
         (PASSWORD, "influxdb://host:8086"),
         ("://", "influxdb://host:8086"),
+        ("tcp://db.example.org:8086", "influxdb://db.example.org:8086"),
+        ("HTTPS://db.example.org", "https+influxdb://db.example.org"),
+        ("https+influx://db.example.org:8086/x", "https+influxdb://db.example.org:8086/x"),
     ],
 )
 def test_the_form_that_the_option_takes_is_written_out(misuse, written, meant):

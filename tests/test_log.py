@@ -286,7 +286,7 @@ def test_no_log_line_gets_into_the_banner(monkeypatch):
             return len(data)
 
     writes: list[bytes] = []
-    monkeypatch.setattr(sys, "stdout", TextIOWrapper(Recorder(), "utf-8", line_buffering=True))
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(Recorder(), "utf-8", newline="\n", line_buffering=True))
     with webserver_influx.listen("127.0.0.1", 0) as listener:
         webserver_influx.announce(listener, webserver_influx.Options(), "math_server.db")
     (banner,) = writes
