@@ -77,7 +77,7 @@ FIELD_LINES = 100  # most field lines in a header or trailer section, as in Apac
 BODY_BYTES = 1024 * 1024  # longest body, as nginx's client_max_body_size
 CHUNK_LINE_BYTES = 1024  # longest line with a chunk's size (6 hex digits, plus extensions) or with a trailer field
 CHUNK_FRAMING_BYTES = 16  # framing allowed for each chunk, besides twice the size of its data, as in Go's net/http
-CHUNK_EXCESS_BYTES = 16 * 1024  # most framing beyond that allowance in a whole body
+CHUNK_EXCESS_BYTES = 16 * 1024  # most framing beyond that allowance; larger chunks later make up for it
 JSON_NESTING = 100  # deepest nesting of arrays and objects; a tenth of Python's recursion limit
 
 IDLE_SECONDS = 75.0  # time-out for the first or next request, as nginx's keepalive_timeout
@@ -88,9 +88,9 @@ LINGER_SECONDS = 5.0  # after the last response, time in which more input is dis
 
 LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 ms of work); larger input takes turns
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
-TURN_REST = 4  # after a turn, the other connections get this many times its duration
+TURN_REST = 4  # after a turn, the other connections get this many times its duration (at most of PAUSE_SECONDS)
 MAX_CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
-PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread; cap on a turn's time in TURN_REST
+PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread
 
 STOP_SECONDS = 7.0  # at shutdown, time for everything but the log; Docker kills after 10 s
 GRACE_SECONDS = 3.0  # at shutdown, time for requests in flight; workers get 1 s more to end
@@ -227,7 +227,7 @@ match_chunk_start = re.compile(CHUNK_START.encode()).match  # at a position, as 
 
 HEAD_END = b"\r\n\r\n"
 CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\r\n"))  # controls forbidden in a head (RFC 9110 §5.5)
-# Maps controls, DEL and "#" to blanks, which a request-target cannot contain. It keeps visible characters that RFC 3986
+# Maps what a request-target cannot contain to blanks: controls, DEL and "#". It keeps visible characters that RFC 3986
 # would encode, because browsers send them, and UTF-8, because curl sends what its user types; no client sends "#".
 TARGET_TABLE = bytes(0x20 if byte <= 0x20 or byte in b"#\x7f" else byte for byte in range(256))
 SLASH, PERCENT, PLUS = b"/%+"  # integers, which Python compares and finds faster than bytes
@@ -556,7 +556,7 @@ def json_text(body: bytes) -> str:
     except UnicodeDecodeError:
         raise RequestError(400, "The body is not UTF-8.") from None
     if not text:
-        raise RequestError(400, "The body is empty; a JSON object is expected.")
+        raise RequestError(400, "The body has no JSON text; an object is expected.")
     # Python's own limit of nesting does not suffice: 3.13.0 overflows the C stack first.
     if body.count(b"[") + body.count(b"{") > JSON_NESTING and json_nesting(body) > JSON_NESTING:
         raise RequestError(400, f"The JSON text is nested deeper than {JSON_NESTING} levels.")
@@ -724,7 +724,7 @@ class SumHandler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         """Return the client's address for logs: an IPv4-mapped one as IPv4 (RFC 4291 §2.5.5.2), IPv6 without zone."""
         address: str = self.client_address[0]
-        return address.removeprefix("::ffff:").partition("%")[0]
+        return (address.removeprefix("::ffff:") if "." in address else address).partition("%")[0]
 
     def handle(self) -> Generator[bytes, bytes, bytes]:  # type: ignore[override]
         """Take the client's bytes by send(), b"" at the end of input and for each TURN; yield the responses to them.
@@ -2274,7 +2274,7 @@ class SumServer(ThreadingHTTPServer):
 
 def serving_threads(processes: int) -> int:
     """Return the number of serving threads per process: one, or more in a free-threaded build."""
-    if "t" not in getattr(sys, "abiflags", ""):  # "t" marks a free-threaded build (PEP 703)
+    if "free-threading build" not in sys.version:
         return 1
     return max(1, min(ceil(cpu_limit()), CELLS) // processes)
 
@@ -2520,7 +2520,7 @@ class Output(BufferedIOBase):
     request, and its stop() has no time-out.
     """
 
-    PIECE_BYTES = 4096  # most in one write, except of a longer line: in Linux's pipes, processes' pieces do not mix
+    PIECE_BYTES = 4096  # most in one write, unless a line is longer: Linux's pipes keep this much in one piece
     WRITE_PAUSE_SECONDS = 0.01  # between two batches, so that a busy log wakes the thread at most 100 times a second
 
     def __init__(self, descriptor: int) -> None:

@@ -661,7 +661,7 @@ def test_the_limits_are_those_of_the_program():
         f"nothing happens for {program.IDLE_SECONDS:.0f} s",
         f"take its responses in {program.SEND_SECONDS:.0f} s",
         f"more than {program.FIELD_LINES} trailers: 431",
-        f"{program.OUTPUT_BYTES // 1024**2} MiB wait",
+        f"a backlog of {program.OUTPUT_BYTES // 1024**2} MiB",
         "500 on Windows",
     ):
         assert words in " ".join(README.split())

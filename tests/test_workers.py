@@ -264,7 +264,7 @@ def test_whatever_a_try_raises_the_next_one_replaces_who_died(make_workers, capl
 
 def test_the_threads_of_a_process_stay_as_many_as_they_were_when_the_program_began(monkeypatch, make_workers):
     """For they decide whose a cell is; the CPUs of a container may change."""
-    monkeypatch.setattr(sys, "abiflags", "t", raising=False)
+    monkeypatch.setattr(sys, "version", f"{sys.version} free-threading build")
     monkeypatch.setattr(webserver_influx, "cpu_limit", lambda: 8.0)
     workers = make_workers(2)
     assert workers.options.threads == 4
