@@ -88,7 +88,7 @@ LINGER_SECONDS = 5.0  # after the last response, time in which more input is dis
 
 LIGHT_BYTES = 4 * 1024  # most bytes received and processed at once (at most 1 ms of work); larger input takes turns
 LIGHT_QUERY_BYTES = 1024  # longest query summed at once (at most 1 ms, too); a longer one waits for a turn
-TURN_REST = 4  # after a turn, the other connections get this many times its duration (at most of PAUSE_SECONDS)
+TURN_REST = 4  # after a turn, the other connections get this many times min(its duration, PAUSE_SECONDS)
 MAX_CONNECTIONS = 500 if sys.platform == "win32" else sys.maxsize  # most per thread; select() takes 512
 PAUSE_SECONDS = 0.1  # delay before another try; wait for a lock or thread
 
@@ -1798,7 +1798,7 @@ else:
 
 
 def listen(address: Optional[str], port: int) -> socket.socket:
-    """Return a socket that listens on one address, or for "::" and None on all it can. Raises StartError."""
+    """Return a socket that listens on an address; "::" and None mean all that the system allows. Raises StartError."""
     host = address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0")
     if host[0] + host[-1] == "[]":  # as in a URL
         host = host[1:-1]
