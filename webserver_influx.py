@@ -968,7 +968,7 @@ class Counter:
             elif self.HEADER.unpack_from(content)[1] != self.VERSION:
                 raise StartError(f"{self.path} has another format version or byte order; use a different --state")
             elif len(content) != self.SIZE:
-                raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or move both files away")
+                raise StartError(f"{self.path} is not {self.SIZE} bytes long; restore it, or use a different --state")
         if sys.platform == "linux" and os.fstat(self.file).st_blocks * 512 < self.SIZE:  # a copy may be a sparse file
             try:
                 os.posix_fallocate(self.file, 0, self.SIZE)
@@ -2023,7 +2023,7 @@ class ServingThread(threading.Thread):
         self.ready: Sequence[tuple[int, int]] = ()  # events of this round; epoll reports at most 1,023 in one
         self.now = self.next_second = self.next_turn = monotonic()
         self.listen_descriptor = server.socket.fileno()
-        self.listen_again_at = self.now  # inf while it listens, and once it stops
+        self.listen_again_at = self.now  # inf while it listens, and at shutdown
         self.accepted = 0  # connections accepted in this second
         self.troubles = Once()
         self.drained = threading.Event()  # during shutdown: this thread accepts no more
@@ -3160,7 +3160,7 @@ def run(options: Options, stop_asked: threading.Event) -> None:
             service.stop()
             sampler.sample()
             reporter.stop(end)
-            log.addFilter(lambda record: record.threadName == "MainThread")  # others log nothing after the summary
+            log.addFilter(lambda record: str(record.threadName).startswith(("Main", "output")))  # others log no more
             with contextlib.suppress(Exception):  # statistics are not essential
                 for line in sampler.meter.summary(cpu_limit(), os.cpu_count() or 1, sampler.threads):
                     log.info("%s", line)
