@@ -1462,7 +1462,7 @@ class InfluxDB:
         )
 
     def check_response(self, response: Any, **_: Any) -> None:
-        """Read a response to the client. Raises UnavailableError, RefusedError unless it reports success.
+        """Read InfluxDB's response. Raises UnavailableError, RefusedError unless it reports success.
 
         Success is 204 for a write, and 200 with JSON without an error for a query (InfluxDB 1.8, "InfluxDB API
         reference"). So redirects, which may turn a POST into a GET (RFC 9110 §15.4.2), are not followed.
@@ -1640,7 +1640,7 @@ class Courier(threading.Thread):
         return pause
 
     def deliver(self) -> None:
-        """Send all waiting points, first the oldest unless refused. Raises UnavailableError, OSError, sqlite3.Error."""
+        """Send all waiting points, oldest first if none is refused. Raises UnavailableError, OSError, sqlite3.Error."""
         if not (self.delivered or self.outbox.pending):  # so that a wrong address is in the log at startup
             self.influxdb.check_reachable()
             self.failures.well()
@@ -2408,7 +2408,7 @@ class Workers:
             self.mark_dead(worker.number)
 
     def start(self) -> None:
-        """Start all processes; return when they serve, or the program stops. Raises StartError if one cannot serve."""
+        """Start all; return when they serve, or at the first status after a stop. Raises StartError if one cannot serve."""
         for worker in self.others:
             start_thread(worker)
         starting = {worker.number for worker in self.others}
@@ -3127,7 +3127,7 @@ def announce(listener: socket.socket, options: Options, state: str) -> None:
     if host in ("::", "0.0.0.0"):
         where, others = "localhost", " and all other addresses" if host == "::" else " and all other addresses of IPv4"
     cpus = ceil(cpu_limit())
-    more = "; --workers auto uses all" if options.workers * options.threads < cpus else ""
+    more = "; --workers auto uses all" if options.workers * options.threads < min(cpus, CELLS) else ""
     sys.stdout.write(  # at once, so that no thread's log line gets in between
         f"Serving on http://{where}:{port}{others}; Ctrl-C stops.\n"
         f"Every {options.interval:g} s a point goes to {options.destination}.\n"
