@@ -2408,7 +2408,7 @@ class Workers:
             self.mark_dead(worker.number)
 
     def start(self) -> None:
-        """Start all; return when they serve, or at the first status after a stop. Raises StartError if one cannot serve."""
+        """Start all; return when they serve, or at the first status after a stop. Raises StartError if one cannot."""
         for worker in self.others:
             start_thread(worker)
         starting = {worker.number for worker in self.others}

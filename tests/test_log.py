@@ -25,6 +25,7 @@ from daemons import (
     Server,
     free_port,
     reset_at_close,
+    run_python,
     wait_until,
 )
 from messages import exchange, is_readable, message, post, texts
@@ -200,30 +201,33 @@ def test_a_second_ctrl_c_does_not_wait_for_the_log(server, full_pipe):
         assert web.stop(signal.SIGINT) == 130
 
 
-def lose_lines(web: Server) -> int:
-    """Let the access log have more than is kept for a pipe that nobody reads; return the number of its lines."""
-    size = 4000  # of a line
-    request = message(f"GET /{'a' * size}")
-    rounds = webserver_influx.OUTPUT_BYTES // size // 100 + 2
-    for _ in range(rounds):
-        web.raw(request * 99 + message("GET /", "Connection: close"))
-    return rounds * 100
-
-
 @posix
-def test_lines_that_are_lost_are_told_at_the_end_too(server, full_pipe):
-    web = redirected(server, f"2>{full_pipe.path}", "--access-log")
-    number = lose_lines(web)
-    web.process.send_signal(signal.SIGINT)
-    wait_until(lambda: counted_in_points(web) == number, what="the last point")
-    wait_until(lambda: " WARNING Dropped " in full_pipe.read(), what="the warning")
-    assert web.stop() == 0
+def test_lines_that_are_lost_are_told_at_the_end_too(tmp_path):
+    script = """
+        import os, signal, sys, webserver_influx
+
+        def summary(*arguments):
+            sys.stderr.buffer.dropped = 3
+            return ["the last line"]
+
+        webserver_influx.announce = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
+        webserver_influx.Meter.summary = summary
+        sys.exit(webserver_influx.main(sys.argv[1:]))
+    """
+    options = ["--bind", "127.0.0.1", "--port", 0, "--state", tmp_path / "state", "--influx", "influxdb://127.0.0.1:9"]
+    ended = run_python(script, *options)
+    assert " the last line\n" in ended.stderr
+    assert " WARNING Dropped 3 log lines: " in ended.stderr
 
 
 @posix
 def test_lines_that_are_lost_are_counted_and_told_when_there_is_room(server, full_pipe):
     web = redirected(server, f"2>{full_pipe.path}", "--access-log")
-    number_of_lines = lose_lines(web)
+    size = 4000  # of a line
+    request = message(f"GET /{'a' * size}")
+    rounds = webserver_influx.OUTPUT_BYTES // size // 100 + 2
+    for _ in range(rounds):
+        web.raw(request * 99 + message("GET /", "Connection: close"))
 
     def lines() -> int:
         text = full_pipe.read()
@@ -231,7 +235,7 @@ def test_lines_that_are_lost_are_counted_and_told_when_there_is_room(server, ful
         return len(ACCESS_LINE.findall(text)) + sum(int(number.replace(",", "")) for number in dropped)
 
     # Of the other lines, the first, of InfluxDB, may be among the lost.
-    wait_until(lambda: number_of_lines <= lines() <= number_of_lines + 1, what="each line, written or lost")
+    wait_until(lambda: rounds * 100 <= lines() <= rounds * 100 + 1, what="each line, written or lost")
     assert web.stop() == 0
 
 
