@@ -1072,8 +1072,8 @@ class Outbox:
                since which the others were counted, and the serial number of the last point
 
     One transaction stores a point, the number reported and the serial number, so no kill can separate them.
-    `journal_mode=DELETE` needs no second file between transactions. `synchronous=EXTRA` syncs each commit, and the
-    folder after the journal is deleted: a power failure never undoes a point that InfluxDB may already have.
+    `journal_mode=DELETE` needs no second file between transactions. `synchronous=EXTRA` syncs each commit and, once
+    the journal is deleted, its folder: a power failure never undoes a point that InfluxDB may already have.
     """
 
     APPLICATION_ID = 0x6D617468  # "math"
@@ -1216,7 +1216,7 @@ class Outbox:
             self.counter.flush()  # first, so that after a power failure the counter is never behind `reported`
             ((reported, serial),) = self.execute("SELECT reported, serial FROM state")
             if total < reported:
-                raise OSError(errno.EIO, "it was overwritten: it counts less than its points", self.counter.path)
+                raise OSError(errno.EIO, "it was overwritten: its count is below that reported", self.counter.path)
             point = Point(serial + 1, point_time(now, serial + 1), total - reported)
             self.execute("INSERT INTO requests (serial, time, requests_number) VALUES (?, ?, ?)", *point)
             self.execute("UPDATE state SET reported = ?, since = ?, serial = ?", total, now, point.serial)
@@ -1564,7 +1564,7 @@ class Courier(threading.Thread):
 
     BATCH_POINTS = 1000  # in one write to InfluxDB, about 75 kB without --tag
     RETRY_SECONDS = 1.0  # pause after a delivery that failed; it doubles each time, up to longest_pause
-    SLOW_SECONDS = 15.0  # a longer exchange is logged if it delays a log line beyond the next interval's end
+    SLOW_SECONDS = 15.0  # a longer exchange is logged if an interval's line still waits for it when the next one ends
 
     def __init__(self, outbox: Outbox, influxdb: InfluxDB, longest_pause: float, quiet: bool = False) -> None:
         """After failures, it pauses for longest_pause (s) at most. If quiet, it logs only the last interval."""
@@ -1650,8 +1650,8 @@ class Courier(threading.Thread):
     def send(self, points: list[Point]) -> None:
         """Send points, and move those at fault to the table `rejected`. Raises as write() does.
 
-        A point is at fault if InfluxDB refuses it alone, or drops its whole batch, but takes a later point, the
-        witness, before and after. If it refuses the witness, too, none is at fault (its disk may be full); all wait.
+        A point is at fault if InfluxDB refuses it alone, or drops its whole batch, but takes the witness, a later
+        point, before and after. If it refuses the witness, too, none is at fault (its disk may be full); all wait.
         """
         try:
             self.write(points)
@@ -2096,7 +2096,7 @@ class ServingThread(threading.Thread):
             self.attempt(connection, connection.life.__next__)
             self.send_responses()
             end = monotonic()
-            self.next_turn = end + TURN_REST * min(end - begin, PAUSE_SECONDS)  # capped: the system may have stopped it
+            self.next_turn = end + TURN_REST * min(end - begin, PAUSE_SECONDS)  # capped: the thread may have slept
 
     def attempt(self, connection: Connection, action: Callable[[], None]) -> None:
         """Call `action`; close the connection if that ends it or fails."""
@@ -2127,7 +2127,7 @@ class ServingThread(threading.Thread):
                 self.wait_for_room(error)
 
     def each_second(self) -> None:
-        """Renew the date, publish this thread's load and usage, and end connections that timed out."""
+        """Renew the date, publish the load and usage, and end connections that timed out."""
         self.next_second = self.now + 1 - time() % 1
         self.server.renew_date()
         self.accepted = 0
@@ -2151,7 +2151,7 @@ class ServingThread(threading.Thread):
         self.send_responses()
 
     def accept(self) -> bool:
-        """Accept connections, and answer the requests that came with them; return whether to go on."""
+        """Accept connections, and answer the requests that came with them; return whether more may wait."""
         for _ in range(self.ACCEPT_AT_ONCE):
             try:
                 if len(self.connections) >= MAX_CONNECTIONS:
@@ -2703,7 +2703,7 @@ def configure_logging(verbose: bool) -> None:
 
 # ------------------------------------------------------------------------------------------------ Meter
 
-SAMPLE_DELAY_SECONDS = 0.1  # from the start of a second, when the threads publish their CPU time, to the sample
+SAMPLE_DELAY_SECONDS = 0.1  # from the start of a second, when processes publish their CPU time, to the sample
 CHART_SECONDS = 200  # longest chart in the live line
 BEST_SECONDS = 10  # longest time under load that the summary describes
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -2992,7 +2992,7 @@ def parse_arguments(argv: Optional[list[str]]) -> Options:
     about = "processes, or auto: one for each CPU (default: 1)"
     add("--workers", metavar="N", type=worker_count, default=1, help=about)
     add("--access-log", action="store_true", help="log each request, at four fifths of the speed (default: off)")
-    add("--quiet", action="store_true", help="leave out the live line and all intervals but the last (default: off)")
+    add("--quiet", action="store_true", help="leave out the live line; log only the last interval (default: off)")
     add("--verbose", action="store_true", help="log debug messages as well (default: off)")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     unset = dict.fromkeys(action.dest for action in actions)  # None: not on the command line

@@ -65,7 +65,7 @@ options:
   --workers N         processes, or auto: one for each CPU (default: 1)
   --access-log        log each request, at four fifths of the speed
                       (default: off)
-  --quiet             leave out the live line and all intervals but the last
+  --quiet             leave out the live line; log only the last interval
                       (default: off)
   --verbose           log debug messages as well (default:
                       off)

@@ -404,7 +404,7 @@ def test_a_counter_file_that_an_older_one_is_written_over_makes_no_point_of_a_ne
     wait_until(lambda: sum(number for _, number in waiting(web.state)) == 1)
     with count_file.open("r+b") as file:
         file.write(backup)
-    wait_until(lambda: "it was overwritten: it counts less than its points" in web.stderr_text())
+    wait_until(lambda: "it was overwritten: its count is below that reported" in web.stderr_text())
     assert all(number >= 0 for _, number in waiting(web.state))
     web.get()
     web.get()
