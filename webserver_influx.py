@@ -1308,7 +1308,7 @@ def parse_dsn(dsn: str) -> Destination:
         raise ValueError(f"write {meant_dsn(dsn)}")
     if "?" in dsn or "#" in dsn or " " in dsn or not dsn.isprintable():
         raise ValueError("it contains “?”, “#”, a space or an unprintable character; write them as %3F, %23, %20 …")
-    if "@" in dsn.partition("://")[2].partition("/")[2]:
+    if re.search("//.*/.*@", dsn):
         raise ValueError("it has “@” after a “/”; write “/” in a password as %2F, and “@” after the host as %40")
     try:
         parts = urlsplit(dsn)
@@ -1592,10 +1592,9 @@ class Courier(threading.Thread):
     def hand_over(self, line: Optional[str]) -> None:
         """Wake the courier to deliver the points and then log this interval's line, if any; log earlier ones now."""
         with contextlib.suppress(BaseException):  # there may be no memory for the log
-            if self.intervals:
-                if (seconds := monotonic() - self.influxdb.began) > self.SLOW_SECONDS:
-                    self.failures.warn(f"{self.influxdb.name} has not answered fully in {seconds:.0f} s")
-                self.log_intervals()
+            if self.intervals and (seconds := monotonic() - self.influxdb.began) > self.SLOW_SECONDS:
+                self.failures.warn(f"{self.influxdb.name} has not answered fully in {seconds:.0f} s")
+            self.log_intervals()
         with self.lock:
             if line:
                 self.intervals.append(line)
@@ -1627,7 +1626,7 @@ class Courier(threading.Thread):
         except BaseException as error:
             failure = error
             pause = min(max(self.RETRY_SECONDS, 2 * pause, getattr(error, "retry_after", 0.0)), self.longest_pause)
-        with contextlib.suppress(BaseException), self.lock:  # there may be no memory for the log
+        with contextlib.suppress(BaseException):  # there may be no memory for the log
             if failure is not None:
                 log_failure(self.failures, "No point can be delivered", failure, self.outbox)
             elif self.delivered:
@@ -1635,8 +1634,9 @@ class Courier(threading.Thread):
                 if recovered or not delivered_before:
                     news = "All is well again: InfluxDB takes points" if recovered else "InfluxDB takes points"
                     log.info("%s%s", news, f"; {counted(number, 'point')} had waited" if number > 1 else "")
-            if is_last or not self.wakeup.is_set():  # otherwise a point may be untried; the next round logs all
-                self.log_intervals(is_last)
+            with self.lock:
+                if is_last or not self.wakeup.is_set():  # otherwise a point may be untried; the next round logs all
+                    self.log_intervals(is_last)
         return pause
 
     def deliver(self) -> None:
@@ -2274,7 +2274,7 @@ class SumServer(ThreadingHTTPServer):
 
 def serving_threads(processes: int) -> int:
     """Return the number of serving threads per process: one, or more in a free-threaded build."""
-    if "free-threading build" not in sys.version:
+    if "free-threading build" not in sys.version:  # sys.abiflags is missing on Windows
         return 1
     return max(1, min(ceil(cpu_limit()), CELLS) // processes)
 

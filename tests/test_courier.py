@@ -12,9 +12,10 @@ from time import monotonic, time_ns
 
 import pytest
 from books import SECOND, count
-from daemons import wait_until
+from daemons import PATIENCE_S, wait_until
 from states import opened
 
+import webserver_influx
 from webserver_influx import Courier, Point, RefusedError, UnavailableError, counted, interval_line
 
 WELL = "All is well again: InfluxDB takes points"
@@ -159,6 +160,23 @@ def test_no_interval_is_logged_before_its_point_was_tried(outbox, influxdb, capl
     assert not [line for line in caplog.messages if "interval" in line]
     courier.round(0.0, is_last=True)
     assert caplog.messages[-1] == "the last interval; delivered to InfluxDB"
+
+
+def test_an_interval_is_handed_over_while_a_frozen_disk_holds_up_the_reason_of_a_failure(
+    rounds, influxdb, monkeypatch, at_end
+):
+    asked, freed = threading.Event(), threading.Event()
+    monkeypatch.setattr(webserver_influx, "log_failure", lambda *_: asked.set() or freed.wait(PATIENCE_S))
+    influxdb.trouble = "gone"
+    courier = threading.Thread(target=rounds.deliver)
+    at_end.callback(courier.join)
+    at_end.callback(freed.set)
+    courier.start()
+    assert asked.wait(PATIENCE_S)
+    reporter = threading.Thread(target=rounds.courier.hand_over, args=("an interval",))
+    reporter.start()
+    reporter.join(PATIENCE_S / 2)
+    assert not reporter.is_alive()
 
 
 @pytest.mark.smoke
