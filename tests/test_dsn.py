@@ -91,12 +91,12 @@ def test_a_malformed_dsn_is_refused_without_a_word_of_the_password(dsn):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
-    ("character", "encoded"), [("/", "%2F"), ("#", "%23"), ("?", "%3F"), (" ", "%20"), ("[", "%5B")]
+    ("character", "named"),
+    [("/", "“/”.* %2F"), ("#", "“#”.* %23"), ("?", r"“\?”.* %3F"), (" ", "a space.* %20"), ("[", r"“\[” is %5B")],
 )
-def test_a_character_to_be_encoded_in_a_password_is_named(character, encoded):
-    with pytest.raises(ValueError, match=encoded) as info:
+def test_a_character_to_be_encoded_in_a_password_is_named(character, named):
+    with pytest.raises(ValueError, match=named):
         parse_dsn(f"influxdb://u:p{character}ss@h")
-    assert f"“{character}”" in str(info.value) or character == " "
 
 
 @pytest.mark.parametrize("option", [True, False], ids=["--influx", "WEBSERVER_INFLUX_DSN"])

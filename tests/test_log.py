@@ -351,7 +351,13 @@ def test_an_ipv4_client_has_its_own_address_in_the_access_log_and_in_others(serv
 
 @pytest.mark.parametrize(
     ("address", "shown"),
-    [("::ffff:192.0.2.1", "192.0.2.1"), ("fe80::1%eth0", "fe80::1"), ("::ffff:0:1:2", "::ffff:0:1:2"), ("?", "?")],
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::ffff:0:1:2", "::ffff:0:1:2"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("?", "?"),
+    ],
 )
 def test_a_client_is_shown_by_the_address_alone(address, shown):
     assert SumHandler((address, 1), None, None).address_string() == shown
